@@ -1,0 +1,1 @@
+"""Frozen domain values. Pure: no I/O, no clock, no randomness."""

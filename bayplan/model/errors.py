@@ -1,0 +1,70 @@
+"""Failures that are values of the domain, each with the exit code `bay` ends with."""
+
+from __future__ import annotations
+
+
+class BayplanError(Exception):
+    """One clear sentence for the person at the other end, and what to do where that is known.
+
+    `code` is stable and machine-readable; `exit_code` is what `bay` exits with.
+    """
+
+    code = "internal"
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}; {self.hint}" if self.hint else self.message
+
+
+class InvalidSpec(BayplanError):
+    """What the operator wrote does not mean anything."""
+
+    code = "invalid"
+    exit_code = 2
+
+
+class NotFound(BayplanError):
+    code = "not_found"
+    exit_code = 3
+
+
+class PermissionDenied(BayplanError):
+    code = "permission_denied"
+    exit_code = 4
+
+
+class Conflict(BayplanError):
+    """The world changed between the decision and the write, or the name is taken."""
+
+    code = "conflict"
+    exit_code = 5
+
+
+class Unavailable(BayplanError):
+    """A part that is needed does not answer: controller, leader, etcd, node, registry."""
+
+    code = "unavailable"
+    exit_code = 6
+
+
+class DeadlineExceeded(BayplanError):
+    code = "deadline_exceeded"
+    exit_code = 7
+
+
+class Failed(BayplanError):
+    """The request was understood and carried out, and its outcome is a failure (a rollout)."""
+
+    code = "failed"
+    exit_code = 8
+
+
+class IllegalTransition(BayplanError):
+    """A task state would move backwards: a bug, or an old message."""
+
+    code = "illegal_transition"

@@ -1,0 +1,74 @@
+"""A host of the cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from bayplan.model.resources import Resources
+
+
+class NodeState(StrEnum):
+    """READY: heard from in time. SUSPECT: not heard from for half its grace; nothing new is
+    placed there. LOST: its grace is over, its tasks are replaced."""
+
+    UNKNOWN = "unknown"
+    READY = "ready"
+    SUSPECT = "suspect"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeCondition:
+    """Something an operator should know of the host; `type` is a stable CamelCase word."""
+
+    type: str
+    message: str
+    since_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """Written by the controller: what operators set, and what joining fixed.
+
+    `certificate_serials` (hex) are the certificates the node may still use; removing the node
+    revokes them all. `subnet` is the IPv4 network of the node's containers (CIDR).
+    """
+
+    name: str
+    uid: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+    cordoned: bool = False
+    draining: bool = False
+    subnet: str = ""
+    certificate_serials: tuple[str, ...] = ()
+    joined_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeReport:
+    """What the agent says of its own host at the start of a session and when it changes."""
+
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    capacity: Resources = field(default_factory=Resources)
+    allocatable: Resources = field(default_factory=Resources)
+    address: str = ""
+    metrics_address: str = ""
+    agent_version: str = ""
+    boot_id: str = ""
+    conditions: tuple[NodeCondition, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeStatus:
+    """The leader's view of a node: the last report, and whether it is heard from. `state` and
+    `state_since_at` and `reason` are written by the leader."""
+
+    name: str
+    report: NodeReport = field(default_factory=NodeReport)
+    state: NodeState = NodeState.UNKNOWN
+    state_since_at: float = 0.0
+    last_seen_at: float = 0.0
+    clock_skew_s: float = 0.0
+    reason: str = ""

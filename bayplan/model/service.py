@@ -1,0 +1,314 @@
+"""What an operator asks for: a service, its task template and its policies.
+
+Units stand last in the names: `_s` seconds, `_at` seconds since the Unix epoch,
+`_bytes` bytes, `_millis` thousandths of a core.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from bayplan.model.resources import Resources
+
+
+class Protocol(StrEnum):
+    TCP = "tcp"
+    UDP = "udp"
+
+
+class NetworkMode(StrEnum):
+    BRIDGE = "bridge"
+    HOST = "host"
+    NONE = "none"
+
+
+class UserNamespace(StrEnum):
+    PRIVATE = "private"
+    HOST = "host"
+
+
+class MountKind(StrEnum):
+    TMPFS = "tmpfs"
+    BIND = "bind"
+    VOLUME = "volume"
+
+
+class RestartCondition(StrEnum):
+    ALWAYS = "always"
+    ON_FAILURE = "on_failure"
+    NEVER = "never"
+
+
+class OnFailure(StrEnum):
+    ROLLBACK = "rollback"
+    PAUSE = "pause"
+
+
+class ConstraintOperator(StrEnum):
+    EQ = "eq"
+    NE = "ne"
+    IN = "in"
+    NOT_IN = "not_in"
+    EXISTS = "exists"
+    NOT_EXISTS = "not_exists"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecretReference:
+    """`secret: name/key`, in the namespace of the service."""
+
+    name: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnvVar:
+    """One environment variable: a literal `value`, or the value of a secret."""
+
+    name: str
+    value: str = ""
+    secret: SecretReference | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecretFile:
+    """A secret's value as a file at `path` (absolute, in the container) on a tmpfs."""
+
+    path: str
+    secret: SecretReference
+    mode: int = 0o400
+    uid: int = 0
+    gid: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Port:
+    """A named port. `publish` 0: not published, unless `publish_auto` (a free one is picked)."""
+
+    name: str
+    container: int
+    publish: int = 0
+    publish_auto: bool = False
+    protocol: Protocol = Protocol.TCP
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mount:
+    """`source`: host path of a bind, name of a volume, empty for tmpfs."""
+
+    target: str
+    kind: MountKind
+    source: str = ""
+    read_only: bool = False
+    size_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecCheck:
+    command: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TcpCheck:
+    port: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpCheck:
+    """Healthy where `path` on the port named answers with a status of 200 to 399."""
+
+    port: str
+    path: str = "/"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthCheck:
+    """Exactly one of exec, tcp, http. `retries` failures in a row make a task unhealthy;
+    failures within `start_period_s` of a start do not count until one check has passed."""
+
+    exec: ExecCheck | None = None
+    tcp: TcpCheck | None = None
+    http: HttpCheck | None = None
+    start_period_s: float = 0.0
+    interval_s: float = 10.0
+    timeout_s: float = 2.0
+    retries: int = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestartPolicy:
+    """In-place restarts by the agent: delay doubles from `delay_s` up to `max_delay_s` and is
+    reset once a run has lasted `reset_after_s`. `max_attempts` 0: no limit."""
+
+    condition: RestartCondition = RestartCondition.ALWAYS
+    delay_s: float = 0.0
+    max_delay_s: float = 60.0
+    reset_after_s: float = 60.0
+    max_attempts: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopPolicy:
+    """`signal` empty: the image's own, else SIGTERM."""
+
+    signal: str = ""
+    grace_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskTemplate:
+    """Everything that restarts a task's container when it changes."""
+
+    image: str
+    command: tuple[str, ...] = ()
+    args: tuple[str, ...] = ()
+    env: tuple[EnvVar, ...] = ()
+    working_dir: str = ""
+    user: str = ""
+    hostname: str = ""
+    resources: Resources = field(default_factory=Resources)
+    ports: tuple[Port, ...] = ()
+    network: NetworkMode = NetworkMode.BRIDGE
+    user_namespace: UserNamespace = UserNamespace.PRIVATE
+    cap_add: tuple[str, ...] = ()
+    cap_drop: tuple[str, ...] = ()
+    read_only_rootfs: bool = False
+    mounts: tuple[Mount, ...] = ()
+    files: tuple[SecretFile, ...] = ()
+    health: HealthCheck | None = None
+    restart: RestartPolicy = field(default_factory=RestartPolicy)
+    stop: StopPolicy = field(default_factory=StopPolicy)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Constraint:
+    """`key` is `label.NAME` or `attr.NAME`; `values` has one entry for eq and ne, none for
+    exists. `text` is what the operator typed, for explanations."""
+
+    key: str
+    operator: ConstraintOperator
+    values: tuple[str, ...] = ()
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preference:
+    constraint: Constraint
+    weight: int = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spread:
+    """Tasks of the service differ by at most `max_skew` between values of the key `over`
+    (`label.NAME`, `attr.NAME` or `node`). 0: as even as possible, never a reason to wait."""
+
+    over: str
+    max_skew: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    require: tuple[Constraint, ...] = ()
+    prefer: tuple[Preference, ...] = ()
+    spread: tuple[Spread, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdatePolicy:
+    """At most `max_surge` tasks above the replicas, at most `max_unavailable` not healthy
+    (both counts); a new task must stay healthy for `monitor_s` before the next step."""
+
+    max_surge: int = 1
+    max_unavailable: int = 0
+    monitor_s: float = 5.0
+    progress_deadline_s: float = 600.0
+    on_failure: OnFailure = OnFailure.ROLLBACK
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceSpec:
+    """`replicas` None: keep what `bay scale` set, 1 for a new service."""
+
+    name: str
+    template: TaskTemplate
+    namespace: str = "default"
+    labels: Mapping[str, str] = field(default_factory=dict)
+    replicas: int | None = None
+    placement: Placement = field(default_factory=Placement)
+    update: UpdatePolicy = field(default_factory=UpdatePolicy)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """The stored service: the newest version applied, and what verbs changed beside it.
+
+    `generation` counts versions (apply, restart, rollback); `template_hash` is computed when
+    a version is made and never again, so that newer code restarts nothing.
+    """
+
+    namespace: str
+    name: str
+    uid: str
+    generation: int
+    spec: ServiceSpec
+    template_hash: str
+    replicas: int
+    stopped: bool = False
+    deleting: bool = False
+    source: str = ""
+    created_at: float = 0.0
+    applied_at: float = 0.0
+    applied_by: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceVersion:
+    """One generation of a service; tasks refer to it and never embed it. `cause` is a word:
+    apply, restart, rollback."""
+
+    namespace: str
+    service: str
+    generation: int
+    spec: ServiceSpec
+    template_hash: str
+    source: str = ""
+    applied_at: float = 0.0
+    applied_by: str = ""
+    cause: str = "apply"
+
+
+class RolloutState(StrEnum):
+    RUNNING = "running"
+    PAUSED = "paused"
+    ROLLING_BACK = "rolling_back"
+    ROLLED_BACK = "rolled_back"
+    COMPLETE = "complete"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollout:
+    """The change from one generation to another. `reason` says why it is in `state`, or what
+    it waits for; `progress_at` is when the last task of the new generation became ready."""
+
+    namespace: str
+    service: str
+    from_generation: int
+    to_generation: int
+    state: RolloutState
+    reason: str = ""
+    started_at: float = 0.0
+    progress_at: float = 0.0
+    finished_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotMark:
+    """The highest attempt and epoch a slot ever had; outlives the tasks' history."""
+
+    namespace: str
+    service: str
+    slot: int
+    attempt: int
+    epoch: int = 0
