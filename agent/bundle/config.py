@@ -1,0 +1,1 @@
+"""Spec and image configuration -> OCI config.json. Pure."""
