@@ -9,6 +9,7 @@ from controller.scheduler.base import (
     Plan,
     Reason,
 )
+from controller.scheduler.plan import schedule
 from controller.scheduler.snapshot import cluster_view
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "Plan",
     "Reason",
     "cluster_view",
+    "schedule",
 ]
