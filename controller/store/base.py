@@ -42,6 +42,7 @@ __all__ = [
     "Table",
     "Tables",
     "TooLarge",
+    "stale",
 ]
 
 OPERATIONS_MAX = 127
@@ -70,6 +71,12 @@ class TooLarge(Conflict):
     """More than OPERATIONS_MAX operations or the byte cap in one atomic group."""
 
     code = "too_large"
+
+
+def stale(kind: Kind, key: Key) -> Conflict:
+    """The conflict of an expectation that did not hold."""
+    name = "/".join(filter(None, key))
+    return Conflict(f"{kind} {name} changed since it was read", hint="look again and retry")
 
 
 class Store(Protocol):
