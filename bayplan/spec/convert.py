@@ -1,0 +1,283 @@
+"""From the fields an operator wrote to frozen values of the domain."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bayplan.model.resources import Resources
+from bayplan.model.secret import Secret
+from bayplan.model.service import (
+    EnvVar,
+    ExecCheck,
+    HealthCheck,
+    HttpCheck,
+    Mount,
+    MountKind,
+    Placement,
+    Port,
+    Preference,
+    RestartPolicy,
+    SecretFile,
+    SecretReference,
+    ServiceSpec,
+    Spread,
+    StopPolicy,
+    TaskTemplate,
+    TcpCheck,
+    UpdatePolicy,
+)
+from bayplan.model.validate import SECRET_VALUE_BYTES_MAX, Problem
+from bayplan.spec.fields import (
+    HealthFields,
+    MountFields,
+    PlacementFields,
+    PortFields,
+    ResourceFields,
+    RestartFields,
+    SecretFields,
+    ServiceFields,
+    UpdateFields,
+)
+from bayplan.spec.problems import shorten
+
+
+def service(fields: ServiceFields, namespace: str) -> tuple[ServiceSpec, list[Problem]]:
+    """The spec, and what only shows once fields are seen together."""
+    problems: list[Problem] = []
+    spec = ServiceSpec(
+        name=fields.name,
+        namespace=fields.namespace or namespace,
+        labels=dict(fields.labels),
+        replicas=fields.replicas,
+        template=_template(fields, problems),
+        placement=_placement(fields.placement),
+        update=_update(fields.update, fields.replicas, problems),
+    )
+    return spec, problems
+
+
+def _template(fields: ServiceFields, problems: list[Problem]) -> TaskTemplate:
+    return TaskTemplate(
+        image=fields.image,
+        command=tuple(fields.command),
+        args=tuple(fields.args),
+        env=_env(fields, problems),
+        working_dir=fields.working_dir or "",
+        user=fields.user or "",
+        hostname=fields.hostname or "",
+        resources=_resources(fields.resources, problems),
+        ports=tuple(_port(name, port, problems) for name, port in fields.ports.items()),
+        network=fields.network,
+        user_namespace=fields.userns,
+        cap_add=tuple(fields.capabilities.add),
+        cap_drop=tuple(fields.capabilities.drop),
+        read_only_rootfs=fields.read_only,
+        mounts=_mounts(fields.mounts, problems),
+        files=tuple(
+            SecretFile(path=p, secret=_reference(f.secret), mode=f.mode, uid=f.uid, gid=f.gid)
+            for p, f in fields.files.items()
+        ),
+        health=_health(fields.health) if fields.health else None,
+        restart=_restart(fields.restart),
+        stop=StopPolicy(**_given(signal=fields.stop.signal, grace_s=fields.stop.grace)),
+    )
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    """Without what was left out, so that the model's defaults stand in one place."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _reference(text: str) -> SecretReference:
+    name, key = text.split("/")
+    return SecretReference(name=name, key=key)
+
+
+def _env(fields: ServiceFields, problems: list[Problem]) -> tuple[EnvVar, ...]:
+    variables = []
+    for name, entry in fields.env.items():
+        if (entry.value is None) == (entry.secret is None):
+            problems.append(
+                Problem(
+                    ("env", name), "wants a value or a secret; write text or {secret: NAME/KEY}"
+                )
+            )
+            continue
+        secret = _reference(entry.secret) if entry.secret is not None else None
+        variables.append(EnvVar(name=name, value=entry.value or "", secret=secret))
+    return tuple(variables)
+
+
+def _resources(fields: ResourceFields, problems: list[Problem]) -> Resources:
+    problems += [
+        Problem(("resources", name), "must be more than 0; leave it out for no limit")
+        for name in ("cpu", "memory", "pids")
+        if getattr(fields, name) == 0
+    ]
+    return Resources(
+        cpu_millis=fields.cpu or 0, memory_bytes=fields.memory or 0, pids=fields.pids or 0
+    )
+
+
+def _port(name: str, fields: PortFields, problems: list[Problem]) -> Port:
+    if fields.publish == 0:
+        problems.append(
+            Problem(("ports", name, "publish"), "0 is not a port; write 1 to 65535, or auto")
+        )
+    publish = fields.publish if isinstance(fields.publish, int) else 0
+    return Port(
+        name=name,
+        container=fields.container,
+        publish=publish,
+        publish_auto=fields.publish == "auto",
+        protocol=fields.protocol,
+    )
+
+
+def _mounts(mounts: Mapping[str, MountFields], problems: list[Problem]) -> tuple[Mount, ...]:
+    made = []
+    for target, fields in mounts.items():
+        given = [k for k in ("tmpfs", "volume", "bind") if getattr(fields, k) is not None]
+        if len(given) != 1:
+            which = f"has {' and '.join(given)} at once" if given else "says not what to mount"
+            problems.append(
+                Problem(
+                    ("mounts", target),
+                    f"{which}; write one of tmpfs: 64MiB, volume: NAME and bind: /path",
+                )
+            )
+            continue
+        kind = MountKind(given[0])
+        made.append(
+            Mount(
+                target=target,
+                kind=kind,
+                source=fields.volume or fields.bind or "",
+                read_only=fields.read_only,
+                size_bytes=fields.tmpfs or 0,
+            )
+        )
+    return tuple(made)
+
+
+def _health(fields: HealthFields) -> HealthCheck:
+    return HealthCheck(
+        exec=ExecCheck(command=tuple(fields.exec.command)) if fields.exec else None,
+        tcp=TcpCheck(port=fields.tcp.port) if fields.tcp else None,
+        http=HttpCheck(port=fields.http.port, path=fields.http.path) if fields.http else None,
+        **_given(
+            start_period_s=fields.start_period,
+            interval_s=fields.interval,
+            timeout_s=fields.timeout,
+            retries=fields.retries,
+        ),
+    )
+
+
+def _restart(fields: RestartFields) -> RestartPolicy:
+    given = _given(
+        condition=fields.condition,
+        delay_s=fields.delay,
+        max_delay_s=fields.max_delay,
+        reset_after_s=fields.reset_after,
+        max_attempts=fields.max_attempts,
+    )
+    if "max_delay_s" not in given and given.get("delay_s", 0) > RestartPolicy().max_delay_s:
+        given["max_delay_s"] = given["delay_s"]
+    return RestartPolicy(**given)
+
+
+def _placement(fields: PlacementFields) -> Placement:
+    return Placement(
+        require=tuple(fields.require),
+        prefer=tuple(Preference(constraint=p.match, weight=p.weight) for p in fields.prefer),
+        spread=tuple(Spread(over=s.over, max_skew=s.max_skew) for s in fields.spread),
+    )
+
+
+def _update(fields: UpdateFields, replicas: int | None, problems: list[Problem]) -> UpdatePolicy:
+    counts: dict[str, Any] = {}
+    for name in ("max_surge", "max_unavailable"):
+        text: str | None = getattr(fields, name)
+        if text is None:
+            continue
+        if not text.endswith("%"):
+            counts[name] = int(text)
+        elif replicas is None:
+            problems.append(
+                Problem(("update", name), f"{text} of what? write replicas too, or a count")
+            )
+            counts[name] = 1
+        else:
+            share = replicas * int(text[:-1])
+            counts[name] = -(-share // 100) if name == "max_surge" else share // 100
+    return UpdatePolicy(
+        **counts,
+        **_given(
+            monitor_s=fields.monitor,
+            progress_deadline_s=fields.progress_deadline,
+            on_failure=fields.on_failure,
+        ),
+    )
+
+
+def secret(fields: SecretFields, namespace: str, directory: Path) -> tuple[Secret, list[Problem]]:
+    """The secret with its files read. Files lie in `directory` or below it: a spec from
+    elsewhere cannot pick up an operator's keys."""
+    problems: list[Problem] = []
+    values: dict[str, bytes] = {}
+    for key, text in fields.values.items():
+        values[key] = text.encode()
+    for key, text in fields.binary.items():
+        _once(key, "binary", values, problems)
+        try:
+            values[key] = base64.b64decode("".join(text.split()), validate=True)
+        except (binascii.Error, ValueError):
+            problems.append(Problem(("binary", key), "is not base64; write what `base64` prints"))
+    for key, name in fields.files.items():
+        _once(key, "files", values, problems)
+        try:
+            values[key] = _read(directory, name)
+        except _Refused as error:
+            problems.append(Problem(("files", key), str(error)))
+    return Secret(
+        namespace=fields.namespace or namespace, name=fields.name, values=values
+    ), problems
+
+
+def _once(key: str, kind: str, values: Mapping[str, bytes], problems: list[Problem]) -> None:
+    if key in values:
+        problems.append(Problem((kind, key), "stands twice in this secret; leave one out"))
+
+
+class _Refused(Exception):
+    """A file of a secret that is not read; the message says why."""
+
+
+def _read(directory: Path, name: str) -> bytes:
+    shown = f'"{shorten(name)}"'
+    if not name or "\0" in name:
+        raise _Refused(f"{shown} is not a path; write e.g. tls.key")
+    base = directory.resolve()
+    path = Path(os.path.realpath(base / name))
+    if Path(name).is_absolute() or not path.is_relative_to(base):
+        raise _Refused(f"{shown} is not below the directory of this file; copy it there")
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError as error:
+        raise _Refused(
+            f"{shown} cannot be read: {(error.strerror or str(error)).lower()}"
+        ) from None
+    with os.fdopen(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise _Refused(f"{shown} is not a regular file")
+        data = file.read(SECRET_VALUE_BYTES_MAX + 1)
+    if len(data) > SECRET_VALUE_BYTES_MAX:
+        raise _Refused(f"{shown} is longer than {SECRET_VALUE_BYTES_MAX} bytes")
+    return data

@@ -1,0 +1,303 @@
+"""What operators write, field by field: the source of the checks and of the JSON Schema."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from bayplan.model.service import (
+    NetworkMode,
+    OnFailure,
+    Protocol,
+    RestartCondition,
+    UserNamespace,
+)
+from bayplan.spec.scalars import (
+    Count,
+    CountOrPercentage,
+    Cpu,
+    Duration,
+    Expression,
+    Mode,
+    Publish,
+    SecretKey,
+    Size,
+    SpreadKey,
+    Switch,
+    Text,
+    TextList,
+    UserId,
+    Words,
+    choice,
+)
+
+
+class Fields(BaseModel):
+    """Base: fields that do not exist are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=False)
+
+
+def short_form(field: str) -> BeforeValidator:
+    """A scalar in place of the mapping stands for its field `field`."""
+
+    def widen(value: Any) -> Any:
+        return {field: value} if isinstance(value, str | int | float) else value
+
+    return BeforeValidator(widen)
+
+
+def _as_list(value: Any) -> Any:
+    return value if isinstance(value, list) else [value]
+
+
+class EnvFields(Fields):
+    """A value (short form: the text alone), or a secret's."""
+
+    value: Text | None = Field(default=None, description="the text")
+    secret: SecretKey | None = Field(
+        default=None, description="NAME/KEY of a secret in the same namespace"
+    )
+
+
+class SecretFileFields(Fields):
+    """A file on a tmpfs that holds a secret's value."""
+
+    secret: SecretKey = Field(description="NAME/KEY of a secret in the same namespace")
+    mode: Mode = Field(default=0o400, description='permissions, in octal: "0400"')
+    uid: UserId = Field(default=0, description="owner, as numbered in the container")
+    gid: UserId = Field(default=0, description="group, as numbered in the container")
+
+
+class PortFields(Fields):
+    """A port of the container; the short form `http: 8080` gives the container's alone."""
+
+    container: Count = Field(description="port the process listens on, 1 to 65535")
+    publish: Publish | None = Field(
+        default=None, description="port on every host with a healthy task, or auto for a free one"
+    )
+    protocol: Annotated[Protocol, *choice(Protocol)] = Field(
+        default=Protocol.TCP, description="tcp or udp"
+    )
+
+
+class MountFields(Fields):
+    """Exactly one of tmpfs, volume and bind."""
+
+    tmpfs: Size | None = Field(
+        default=None, description="size of an empty file system in memory: 64MiB"
+    )
+    volume: Text | None = Field(
+        default=None, description="name of a local directory that stays on its node"
+    )
+    bind: Text | None = Field(
+        default=None, description="path on the host; only where the agent's configuration allows it"
+    )
+    read_only: Switch = Field(default=False, description="refuse writes")
+
+
+class ResourceFields(Fields):
+    """What a task may use; the scheduler sets it aside."""
+
+    cpu: Cpu | None = Field(default=None, description="cores: 0.5, or thousandths: 500m")
+    memory: Size | None = Field(default=None, description="hard limit: 512MiB")
+    pids: Count | None = Field(default=None, description="most processes and threads at once")
+
+
+class ExecCheckFields(Fields):
+    """Healthy where the command ends with 0."""
+
+    command: Words = Field(description="list of words, or one shell-quoted text")
+
+
+class TcpCheckFields(Fields):
+    """Healthy where the port accepts a connection."""
+
+    port: Text = Field(description="name of a port of this service")
+
+
+class HttpCheckFields(Fields):
+    """Healthy where GET answers with a status of 200 to 399."""
+
+    port: Text = Field(description="name of a port of this service")
+    path: Text = Field(default="/", description="path of the request")
+
+
+def _exec_short(value: Any) -> Any:
+    return {"command": value} if isinstance(value, str | list) else value
+
+
+class HealthFields(Fields):
+    """Exactly one of exec, tcp and http, and its timing."""
+
+    exec: Annotated[ExecCheckFields, BeforeValidator(_exec_short)] | None = Field(
+        default=None, description="run a command in the container"
+    )
+    tcp: Annotated[TcpCheckFields, short_form("port")] | None = Field(
+        default=None, description="open a connection"
+    )
+    http: HttpCheckFields | None = Field(default=None, description="ask by HTTP")
+    start_period: Duration | None = Field(
+        default=None, description="failures this soon after a start do not count"
+    )
+    interval: Duration | None = Field(default=None, description="time between checks: 10s")
+    timeout: Duration | None = Field(default=None, description="longest a check may take: 2s")
+    retries: Count | None = Field(
+        default=None, description="failures in a row that make a task unhealthy"
+    )
+
+
+class RestartFields(Fields):
+    """How the host restarts a container that ended; short form: the condition."""
+
+    condition: Annotated[RestartCondition, *choice(RestartCondition)] | None = Field(
+        default=None, description="always, on_failure or never"
+    )
+    delay: Duration | None = Field(
+        default=None, description="wait before the first restart; it doubles"
+    )
+    max_delay: Duration | None = Field(
+        default=None, description="longest wait between restarts: 60s"
+    )
+    reset_after: Duration | None = Field(
+        default=None, description="a run this long sets the delay back to its start: 60s"
+    )
+    max_attempts: Count | None = Field(
+        default=None, description="restarts before the task fails; 0: no limit"
+    )
+
+
+class StopFields(Fields):
+    """How a container is asked to end."""
+
+    signal: Text | None = Field(default=None, description="SIGTERM unless the image says otherwise")
+    grace: Duration | None = Field(default=None, description="time until it is killed: 10s")
+
+
+class PreferFields(Fields):
+    """A wish that never makes a task wait; short form: the expression."""
+
+    match: Expression = Field(description="label.disk == ssd")
+    weight: Count = Field(default=50, description="1 to 100")
+
+
+class SpreadFields(Fields):
+    """Spread tasks over the values of a label; short form: the key."""
+
+    over: SpreadKey = Field(description="label.NAME, attr.NAME or node")
+    max_skew: Count = Field(
+        default=0,
+        description="most by which values may differ; 0: as even as can be, never waiting",
+    )
+
+
+class PlacementFields(Fields):
+    """Where tasks may and should run."""
+
+    require: Annotated[list[Expression], BeforeValidator(_as_list)] = Field(
+        default=[], description="expressions over labels and attributes that a node must satisfy"
+    )
+    prefer: Annotated[
+        list[Annotated[PreferFields, short_form("match")]], BeforeValidator(_as_list)
+    ] = Field(default=[], description="expressions that make a node more attractive")
+    spread: Annotated[
+        list[Annotated[SpreadFields, short_form("over")]], BeforeValidator(_as_list)
+    ] = Field(default=[], description="one spread, or a list of them")
+
+
+class UpdateFields(Fields):
+    """How one version replaces another."""
+
+    max_surge: CountOrPercentage | None = Field(
+        default=None, description="tasks above the replicas: a count, or a percentage rounded up"
+    )
+    max_unavailable: CountOrPercentage | None = Field(
+        default=None, description="tasks that may be missing: a count, or a percentage rounded down"
+    )
+    monitor: Duration | None = Field(
+        default=None, description="a new task must stay healthy so long before the next step: 5s"
+    )
+    progress_deadline: Duration | None = Field(
+        default=None,
+        description="longest time without a new healthy task before it has failed",
+    )
+    on_failure: Annotated[OnFailure, *choice(OnFailure)] | None = Field(
+        default=None, description="rollback or pause"
+    )
+
+
+class CapabilityFields(Fields):
+    """Changes to the usual set of Linux capabilities."""
+
+    add: TextList = Field(default=[], description="e.g. [NET_ADMIN]")
+    drop: TextList = Field(default=[], description="e.g. [ALL]")
+
+
+class ServiceFields(Fields):
+    """A number of equal tasks that run until they are told otherwise."""
+
+    kind: Literal["Service"] = Field(description="Service")
+    name: Text = Field(description="lower-case letters, digits and dashes, at most 63")
+    namespace: Text | None = Field(default=None, description="group of names; default: default")
+    labels: dict[str, Text] = Field(default={}, description="words of your own about the service")
+    image: Text = Field(description="NAME:TAG of the built-in registry, or HOST/NAME:TAG")
+    replicas: Count | None = Field(
+        default=None, description="number of tasks; left out: what `bay scale` set, else 1"
+    )
+    command: Words = Field(default=[], description="instead of the image's entrypoint")
+    args: Words = Field(default=[], description="instead of the image's command")
+    env: dict[str, Annotated[EnvFields, short_form("value")]] = Field(
+        default={}, description="NAME: text, or NAME: {secret: NAME/KEY}"
+    )
+    files: dict[str, SecretFileFields] = Field(
+        default={}, description="path in the container: {secret: NAME/KEY}"
+    )
+    working_dir: Text | None = Field(default=None, description="instead of the image's")
+    user: Text | None = Field(default=None, description="name or uid, optionally :group")
+    hostname: Text | None = Field(default=None, description="instead of the task's name")
+    resources: ResourceFields = Field(default=ResourceFields(), description="cpu, memory, pids")
+    ports: dict[str, Annotated[PortFields, short_form("container")]] = Field(
+        default={}, description="name: container port, or a mapping"
+    )
+    network: Annotated[NetworkMode, *choice(NetworkMode)] = Field(
+        default=NetworkMode.BRIDGE, description="bridge, host or none"
+    )
+    userns: Annotated[UserNamespace, *choice(UserNamespace)] = Field(
+        default=UserNamespace.PRIVATE,
+        description="private (user ids of its own) or host",
+    )
+    capabilities: CapabilityFields = Field(default=CapabilityFields(), description="add, drop")
+    read_only: Switch = Field(default=False, description="the root file system refuses writes")
+    mounts: dict[str, MountFields] = Field(
+        default={}, description="path in the container: {tmpfs: SIZE}, {volume: NAME}, {bind: PATH}"
+    )
+    health: HealthFields | None = Field(default=None, description="how to tell that a task serves")
+    restart: Annotated[RestartFields, short_form("condition")] = Field(
+        default=RestartFields(), description="restarts in place, by the host"
+    )
+    stop: StopFields = Field(default=StopFields(), description="signal and grace")
+    placement: PlacementFields = Field(
+        default=PlacementFields(), description="require, prefer, spread"
+    )
+    update: UpdateFields = Field(default=UpdateFields(), description="rolling update policy")
+
+
+class SecretFields(Fields):
+    """Values that are stored encrypted and sent only to the nodes that use them."""
+
+    kind: Literal["Secret"] = Field(description="Secret")
+    name: Text = Field(description="lower-case letters, digits and dashes, at most 63")
+    namespace: Text | None = Field(default=None, description="group of names; default: default")
+    values: dict[str, Text] = Field(default={}, description="key: text")
+    files: dict[str, Text] = Field(
+        default={}, description="key: path of a file beside or below this one"
+    )
+    binary: dict[str, Text] = Field(default={}, description="key: base64")
+
+
+KINDS: dict[str, type[ServiceFields] | type[SecretFields]] = {
+    "Service": ServiceFields,
+    "Secret": SecretFields,
+}
+PLURAL = {"Service": "services", "Secret": "secrets"}
