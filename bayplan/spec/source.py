@@ -235,7 +235,6 @@ def _syntax_error(text: str, error: yaml.MarkedYAMLError) -> Unreadable:
     if "unexpected ':'" in problem:
         return Unreadable(
             line,
-            line,
             'not YAML: a ":" where none can stand; put a space after it, or quotes around a value '
             "that holds it",
         )
