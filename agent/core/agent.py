@@ -1,0 +1,336 @@
+"""The agent's decisions: every task of the host, the balancing rules, and what the controller is
+told. Sans-I/O: `handle(event, now)` returns commands, time comes from the caller."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import assert_never
+
+from agent.config import Ceilings, Timing
+from agent.core import commands as do
+from agent.core import events as on
+from agent.core.machine import Phase, TaskMachine
+from bayplan.model.assignment import Assignment
+from bayplan.model.service import NetworkMode, Protocol
+from bayplan.model.task import TaskStatus
+
+# The version a host's rules are known by before this agent has published any.
+INHERITED_VERSION = 0
+NEVER_PUBLISHED = -1
+
+
+class AgentCore:
+    """One host. `now` is the host's clock in seconds since the epoch and must not run backwards.
+
+    Published: version n of the rules is complete; a task is out of the kernel's rules once a
+    version later than the last one that held it has been confirmed.
+    """
+
+    def __init__(
+        self, node: str, *, ceilings: Ceilings | None = None, timing: Timing | None = None
+    ) -> None:
+        self.node = node
+        self._ceilings = ceilings or Ceilings()
+        self._timing = timing or Timing()
+        self._machines: dict[str, TaskMachine] = {}
+        self._reported: dict[str, TaskStatus] = {}
+        # Containers without an assignment: the agent ended before its checkpoint was written.
+        # The controller's next complete set tells what they are.
+        self._orphans: dict[str, on.Container] = {}
+        self._services: tuple[do.PublishedService, ...] = ()
+        self._version = INHERITED_VERSION
+        self._confirmed = INHERITED_VERSION
+        self._held_by_version: dict[str, int] = {}
+        self._publish_retry_at: float | None = None
+        self._publish_failures = 0
+        self._sequence = 0
+        self._complete_sequence = 0
+        self._persisted_sequence = 0
+
+    # -- what others may know ---------------------------------------------------------------
+
+    def statuses(self) -> tuple[TaskStatus, ...]:
+        """Every task this host knows."""
+        return tuple(m.status for m in self._machines.values())
+
+    def assignments(self) -> tuple[Assignment, ...]:
+        """What the controller last said of each task."""
+        return tuple(m.assignment for m in self._machines.values())
+
+    def assignment(self, uid: str) -> Assignment | None:
+        """The assignment of one task; None where this host has no such task."""
+        machine = self._machines.get(uid)
+        return machine.assignment if machine else None
+
+    def images_in_use(self) -> frozenset[str]:
+        """References that a task may still start from."""
+        return frozenset(
+            m.assignment.template.image for m in self._machines.values() if not m.finished
+        )
+
+    def idle(self) -> bool:
+        """True where no task is between two states: only running, held or finished ones."""
+        settled = (Phase.UP, Phase.HELD, Phase.DONE, Phase.GONE)
+        return all(m.phase in settled for m in self._machines.values())
+
+    def next_deadline(self) -> float | None:
+        """When a Tick is due, if nothing happens before."""
+        due = [m.next_deadline for m in self._machines.values()]
+        due.append(self._publish_retry_at)
+        return min((t for t in due if t is not None), default=None)
+
+    # -- events -----------------------------------------------------------------------------
+
+    def handle(self, event: on.Event, now: float) -> list[do.Command]:
+        """What is to be done about `event`. Late and unknown results change nothing."""
+        out: list[do.Command] = []
+        match event:
+            case on.Restored():
+                self._restore(event, now)
+            case on.AssignmentsReceived():
+                self._receive(event, now, out)
+            case on.Persisted(sequence=sequence):
+                self._acknowledge(sequence, out)
+            case on.Published(version=version):
+                self._confirm(version, now)
+            case on.PublishFailed(version=version):
+                self._publish_failed(version, now)
+            case on.Tick():
+                self._tick(now)
+            case _:
+                self._task_event(event, now)
+        self._collect(out, now)
+        return out
+
+    def _task_event(self, event: on.TaskEvent, now: float) -> None:
+        machine = self._machines.get(event.uid)
+        if machine is None:
+            return
+        match event:
+            case on.ImageReady(stop_signal=stop_signal):
+                machine.image_ready(stop_signal, now)
+            case on.VolumesReady():
+                machine.volumes_ready(now)
+            case on.Created(incarnation=incarnation, pid=pid):
+                machine.created(incarnation, pid, now)
+            case on.Attached(incarnation=incarnation, address=address):
+                machine.attached(incarnation, address, now)
+            case on.Started(incarnation=incarnation):
+                machine.started(incarnation, now)
+            case on.Exited():
+                machine.exited(event, now)
+            case on.Deleted(incarnation=incarnation):
+                machine.deleted(incarnation, now)
+            case on.Detached(incarnation=incarnation):
+                machine.detached(incarnation, now)
+            case on.RemainsRemoved():
+                machine.removed(now)
+            case on.HealthResult():
+                machine.health_result(event.incarnation, event.healthy, event.message, now)
+            case on.StepFailed():
+                machine.step_failed(
+                    event.step, event.incarnation, event.message, event.retryable, now
+                )
+            case _:
+                assert_never(event)
+
+    # -- assignments ------------------------------------------------------------------------
+
+    def _restore(self, event: on.Restored, now: float) -> None:
+        statuses = {s.uid: s for s in event.statuses}
+        containers = {c.uid: c for c in event.containers}
+        for assignment in event.assignments:
+            uid = assignment.task.uid
+            machine = self._add(assignment)
+            container = containers.pop(uid, None)
+            # The kernel may still hold it in the rules of the agent before this one.
+            self._held_by_version[uid] = INHERITED_VERSION
+            if uid in statuses:
+                self._reported[uid] = statuses[uid]
+            machine.restore(statuses.get(uid), container, now, rebooted=event.rebooted)
+        self._orphans = containers
+        self._version += 1  # published in any case: what is left over goes
+        self._publish_retry_at = now
+
+    def _receive(self, event: on.AssignmentsReceived, now: float, out: list[do.Command]) -> None:
+        self._sequence = event.sequence
+        removed = list(event.removed_uids)
+        if event.complete:
+            self._complete_sequence = event.sequence
+            named = {a.task.uid for a in event.assignments}
+            removed.extend(uid for uid in self._machines if uid not in named)
+        removed = [uid for uid in dict.fromkeys(removed) if uid in self._machines]
+        out.append(
+            do.Persist(
+                sequence=event.sequence,
+                assignments=event.assignments,
+                removed_uids=tuple(removed),
+            )
+        )
+        # First what goes, so that a port it held is free for what comes.
+        for uid in removed:
+            self._machines[uid].drop(now)
+        for assignment in event.assignments:
+            self._assign(assignment, now)
+        if event.complete:
+            self._sweep_orphans(out)
+
+    def _assign(self, assignment: Assignment, now: float) -> None:
+        uid = assignment.task.uid
+        if uid in self._machines:
+            self._machines[uid].update(assignment, now)
+            return
+        machine = self._add(assignment)
+        container = self._orphans.pop(uid, None)
+        if container is not None:
+            self._held_by_version[uid] = self._version
+            machine.restore(None, container, now, rebooted=False)
+        elif not machine.stopping and (message := self._port_conflict(assignment)):
+            machine.reject(now, message, reason="port")
+        else:
+            machine.begin(now)
+
+    def _add(self, assignment: Assignment) -> TaskMachine:
+        machine = TaskMachine(
+            assignment, node=self.node, ceilings=self._ceilings, timing=self._timing
+        )
+        uid = assignment.task.uid
+        machine.unpublished = lambda: (
+            self._confirmed > self._held_by_version.get(uid, NEVER_PUBLISHED)
+        )
+        self._machines[uid] = machine
+        return machine
+
+    def _sweep_orphans(self, out: list[do.Command]) -> None:
+        for uid in self._orphans:
+            out.append(do.DeleteContainer(uid=uid, incarnation=0))
+            out.append(do.DetachNetwork(uid=uid, incarnation=0))
+            out.append(do.RemoveRemains(uid=uid))
+        self._orphans = {}
+
+    def _port_conflict(self, assignment: Assignment) -> str:
+        """Why a port of the task cannot be published here; empty where it can."""
+        task = assignment.task
+        taken: dict[tuple[int, Protocol], Assignment] = {}
+        for machine in self._machines.values():
+            other = machine.assignment
+            if other.task.uid != task.uid and not (machine.finished or machine.stopping):
+                taken.update(dict.fromkeys(_host_ports(other), other))
+        own_network = assignment.template.network is not NetworkMode.HOST
+        for port, protocol in _host_ports(assignment):
+            holder = taken.get((port, protocol))
+            if holder is None:
+                continue
+            shares = holder.task.service_uid == task.service_uid
+            if shares and own_network and holder.template.network is not NetworkMode.HOST:
+                continue
+            return (
+                f"port {port}/{protocol.value} of this host belongs to "
+                f"{holder.task.namespace}/{holder.task.name}; "
+                "publish another port, or place the service elsewhere"
+            )
+        return ""
+
+    def _acknowledge(self, sequence: int, out: list[do.Command]) -> None:
+        self._persisted_sequence = max(self._persisted_sequence, sequence)
+        withdrawn: tuple[str, ...] = ()
+        if sequence == self._complete_sequence:
+            # A new session knows nothing of what the last one was told.
+            withdrawn = tuple(
+                m.uid for m in self._machines.values() if m.stopping and m.unpublished()
+            )
+        out.append(do.Acknowledge(sequence=sequence, withdrawn_uids=withdrawn))
+
+    # -- balancing --------------------------------------------------------------------------
+
+    def _desired_services(self) -> tuple[do.PublishedService, ...]:
+        backends: dict[tuple[int, Protocol], list[tuple[str, int]]] = {}
+        names: dict[tuple[int, Protocol], str] = {}
+        for machine in self._machines.values():
+            if not machine.takes_traffic:
+                continue
+            task = machine.assignment.task
+            for port in task.ports:
+                key = (port.host, port.protocol)
+                backends.setdefault(key, []).append((machine.status.address, port.container))
+                names[key] = f"{task.namespace}/{task.service}"
+        return tuple(
+            do.PublishedService(
+                port=key[0], protocol=key[1], backends=tuple(sorted(found)), name=names[key]
+            )
+            for key, found in sorted(backends.items())
+        )
+
+    def _publish(self, now: float, out: list[do.Command]) -> None:
+        services = self._desired_services()
+        retry = self._publish_retry_at is not None and self._publish_retry_at <= now
+        if services == self._services and not retry:
+            return
+        if services != self._services:
+            self._version += 1
+        self._services = services
+        self._publish_retry_at = None
+        for uid, machine in self._machines.items():
+            if machine.takes_traffic:
+                self._held_by_version[uid] = self._version
+        out.append(do.Publish(version=self._version, services=services))
+
+    def _confirm(self, version: int, now: float) -> None:
+        if self._confirmed < version <= self._version:
+            self._confirmed = version
+            self._publish_failures = 0
+            for machine in self._machines.values():
+                machine.published(now)
+
+    def _publish_failed(self, version: int, now: float) -> None:
+        if version != self._version:
+            return  # a later one is on its way
+        delay = self._timing.retry_min_s * 2.0 ** min(self._publish_failures, 30)
+        self._publish_failures += 1
+        self._publish_retry_at = now + min(delay, self._timing.retry_max_s)
+
+    # -- time, and the end of every event ---------------------------------------------------
+
+    def _tick(self, now: float) -> None:
+        for machine in self._machines.values():
+            due = machine.next_deadline
+            if due is not None and due <= now:
+                machine.tick(now)
+
+    def _collect(self, out: list[do.Command], now: float) -> None:
+        """Commands of all tasks: first the rules (what ends must leave them), last the reports."""
+        self._publish(now, out)
+        for machine in self._machines.values():
+            if machine.out:
+                out.extend(machine.out)
+                machine.out = []
+        withdrawn = [m for m in self._machines.values() if m.withdrawal_due and m.unpublished()]
+        for machine in withdrawn:
+            machine.withdrawal_due = False
+        if withdrawn and self._sequence:
+            uids = tuple(m.uid for m in withdrawn)
+            out.append(do.Acknowledge(sequence=self._sequence, withdrawn_uids=uids))
+        out.extend(self._reports(now))
+        gone = [m.uid for m in self._machines.values() if m.dropped and m.phase is Phase.GONE]
+        for uid in gone:
+            del self._machines[uid]
+            self._reported.pop(uid, None)
+            self._held_by_version.pop(uid, None)
+            out.append(do.Forget(uid=uid))
+
+    def _reports(self, now: float) -> Iterable[do.Command]:
+        for uid, machine in self._machines.items():
+            last = self._reported.get(uid)
+            if last is not None and replace(machine.status, observed_at=last.observed_at) == last:
+                continue
+            machine.status = replace(machine.status, observed_at=now)
+            self._reported[uid] = machine.status
+            yield do.Report(status=machine.status)
+
+
+def _host_ports(assignment: Assignment) -> tuple[tuple[int, Protocol], ...]:
+    """Ports of the host that the task takes: published ones, or its own in the host's network."""
+    if assignment.template.network is NetworkMode.HOST:
+        return tuple((p.container, p.protocol) for p in assignment.template.ports)
+    return tuple((p.host, p.protocol) for p in assignment.task.ports)

@@ -1,0 +1,172 @@
+"""What the core wants done. Commands of one task are carried out in the order they were given;
+each ends with the event named, or with StepFailed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bayplan.model.assignment import Assignment
+from bayplan.model.service import HealthCheck, Protocol
+from bayplan.model.task import TaskStatus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnsureImage:
+    """→ ImageReady. Runs beside the task's other commands; DeleteContainer ends it."""
+
+    uid: str
+    reference: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrepareVolumes:
+    """→ VolumesReady."""
+
+    assignment: Assignment
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateContainer:
+    """→ Created. The container's init is held before execve."""
+
+    assignment: Assignment
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttachNetwork:
+    """→ Attached."""
+
+    uid: str
+    incarnation: int
+    pid: int
+    hostname: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunContainer:
+    """→ Started."""
+
+    uid: str
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """→ HealthResult, within the check's timeout."""
+
+    uid: str
+    incarnation: int
+    check: HealthCheck
+    address: str
+    port: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signal:
+    """Signal the container's init; `signal` is a name, `SIGTERM`. Its end shows as Exited."""
+
+    uid: str
+    incarnation: int
+    signal: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kill:
+    """SIGKILL to everything in the container's cgroup. Its end shows as Exited."""
+
+    uid: str
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeleteContainer:
+    """→ Deleted. Kills what still runs; mounts and cgroup are gone afterwards, logs stay."""
+
+    uid: str
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetachNetwork:
+    """→ Detached. The address may be given to another task afterwards."""
+
+    uid: str
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoveRemains:
+    """→ RemainsRemoved. Logs, task directory and uid range."""
+
+    uid: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedService:
+    """Traffic to `port` of this host goes to the backends: (address, port) of its tasks."""
+
+    port: int
+    protocol: Protocol
+    backends: tuple[tuple[str, int], ...]
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publish:
+    """→ Published or PublishFailed. The complete set: what it does not hold is not published."""
+
+    version: int
+    services: tuple[PublishedService, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Persist:
+    """→ Persisted. Changes to the assignments in the checkpoint."""
+
+    sequence: int
+    assignments: tuple[Assignment, ...]
+    removed_uids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Acknowledge:
+    """To the controller: `sequence` is in the checkpoint; `withdrawn_uids` are out of the
+    balancing rules since the last one."""
+
+    sequence: int
+    withdrawn_uids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """A status that changed: to the checkpoint and to the controller."""
+
+    status: TaskStatus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forget:
+    """Nothing of the task is left, and the controller does not want to know of it."""
+
+    uid: str
+
+
+Command = (
+    EnsureImage
+    | PrepareVolumes
+    | CreateContainer
+    | AttachNetwork
+    | RunContainer
+    | Probe
+    | Signal
+    | Kill
+    | DeleteContainer
+    | DetachNetwork
+    | RemoveRemains
+    | Publish
+    | Persist
+    | Acknowledge
+    | Report
+    | Forget
+)
