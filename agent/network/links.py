@@ -118,6 +118,10 @@ class Links:
                 await self.delete(name)
                 await self._netlink.link("add", **make)
             await self._netlink.link("set", ifname=name, ifalias=alias)
+            # Where br_netfilter is loaded, DNAT happens inside the bridge, and a container that
+            # is sent to itself by its own service's port goes back out the port it came in by.
+            index = await self._index(name)
+            await self._netlink.brport("set", index=index, mode=1)
 
     async def delete(self, name: str) -> None:
         """Nothing happens where it is gone already."""

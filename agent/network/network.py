@@ -11,11 +11,12 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import TypeVar
 
-from agent.network import addresses, firewall, hostports, namespace, rules
+from agent.network import addresses, conntrack, firewall, hostports, namespace, rules
 from agent.network.fabric import Fabric, HostOnly
 from agent.network.links import Links
 from agent.network.model import Attached, NetworkError, PortConflict, PublishedService
 from agent.network.nftables import Nftables
+from bayplan.model.service import Protocol
 
 T = TypeVar("T")
 BRIDGE_DEFAULT = "bay0"
@@ -135,7 +136,7 @@ class Network:
         async with self._publishing:
             return await self._in_nft(lambda: self._publish(tuple(services)))
 
-    async def ports_in_use(self) -> frozenset[tuple[str, int]]:
+    async def ports_in_use(self) -> frozenset[tuple[Protocol, int]]:
         """(protocol, port) of everything else that listens on the host."""
         return await asyncio.to_thread(hostports.in_use)
 
@@ -157,18 +158,20 @@ class Network:
             if service.key in listening and service.key not in now.known
         )
         refused = {(conflict.protocol, conflict.port) for conflict in conflicts}
-        commands = rules.plan(now, [s for s in services if s.key not in refused])
+        desired = [service for service in services if service.key not in refused]
+        commands = rules.plan(now, desired)
         if commands:
             nft.run(commands)
+        conntrack.forget_udp(sorted(rules.gone(now, desired, Protocol.UDP)))
         return conflicts
 
     async def _adopt(self, keep: Collection[str] | None) -> None:
         links, subnet = self._started(), self._network()
         for veth in await links.veths():
+            self._last = max(self._last, veth.address or self._last)
             wanted = veth.uid and (keep is None or veth.uid in keep)
             if veth.address is not None and wanted and veth.address in subnet:
                 self._leases[veth.uid] = _Lease(veth.address, veth.name)
-                self._last = max(self._last, veth.address)
             else:
                 await links.delete(veth.name)
 

@@ -24,6 +24,7 @@ TABLE = "ip bayplan"
 GENERATION = re.compile(r"^((?:tcp|udp)_[0-9]+)_g([0-9]+)$")
 SERVICE = re.compile(r"^(tcp|udp)_([0-9]+)$")
 Key = tuple[Protocol, int]
+Target = tuple[str, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,9 +34,16 @@ class Ruleset:
 
     base: str = ""
     chains: frozenset[str] = frozenset()
-    goto: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    goto: Mapping[str, str] = field(default_factory=dict)
+    targets: Mapping[str, frozenset[Target]] = field(default_factory=dict)
     published: frozenset[Key] = frozenset()
     refused: frozenset[Key] = frozenset()
+
+    def backends(self, key: Key) -> frozenset[Target]:
+        """Where new connections to a published port go."""
+        if key not in self.published:
+            return frozenset()
+        return self.targets.get(self.goto.get(chain_name(key), ""), frozenset())
 
     @property
     def known(self) -> frozenset[Key]:
@@ -117,10 +125,8 @@ def plan(now: Ruleset, desired: Iterable[PublishedService]) -> str:
 
 def _serve(now: Ruleset, service: PublishedService, used: set[str]) -> Iterator[str]:
     key, chain = service.key, chain_name(service.key)
-    digest = _digest(repr(sorted(service.backends)))
-    live = key in now.published
     used.add(chain)
-    if live and now.goto.get(chain, ("", ""))[1] == digest:
+    if now.backends(key) == frozenset(service.backends):
         return
     numbers = [int(m[2]) for c in now.chains if (m := GENERATION.match(c)) and m[1] == chain]
     generation = f"{chain}_g{max(numbers, default=0) + 1}"
@@ -129,8 +135,8 @@ def _serve(now: Ruleset, service: PublishedService, used: set[str]) -> Iterator[
     yield f"add rule {TABLE} {generation} meta l4proto {key[0]} dnat to {_targets(service)}"
     yield f"add chain {TABLE} {chain}"
     yield f"flush chain {TABLE} {chain}"
-    yield f'add rule {TABLE} {chain} goto {generation} comment "{digest}"'
-    if not live:
+    yield f"add rule {TABLE} {chain} goto {generation}"
+    if key not in now.published:
         yield f"add element {TABLE} published {{ {_element(key)} : goto {chain} }}"
     if key in now.refused:
         yield f"delete element {TABLE} refused {{ {_element(key)} }}"
@@ -154,7 +160,8 @@ def _targets(service: PublishedService) -> str:
 def parse(objects: Iterable[Mapping[str, Any]]) -> Ruleset:
     """What `list table ip bayplan` answered (libnftables-json(5))."""
     chains: set[str] = set()
-    goto: dict[str, tuple[str, str]] = {}
+    goto: dict[str, str] = {}
+    targets: dict[str, frozenset[Target]] = {}
     digest = ""
     published: frozenset[Key] = frozenset()
     refused: frozenset[Key] = frozenset()
@@ -172,15 +179,33 @@ def parse(objects: Iterable[Mapping[str, Any]]) -> Ruleset:
         elif kind == "rule":
             for statement in body["expr"]:
                 if "goto" in statement:
-                    target = statement["goto"]["target"]
-                    goto[body["chain"]] = (target, body.get("comment", ""))
+                    goto[body["chain"]] = statement["goto"]["target"]
+                elif "dnat" in statement:
+                    targets[body["chain"]] = _parse_targets(statement["dnat"])
     return Ruleset(
         base=digest,
         chains=frozenset(chains),
         goto=goto,
+        targets=targets,
         published=published,
         refused=refused,
     )
+
+
+def gone(now: Ruleset, desired: Iterable[PublishedService], protocol: Protocol) -> set[Target]:
+    """The backends that get new connections now and will not any more."""
+    before = {target for key in now.published if key[0] == protocol for target in now.backends(key)}
+    return before - {
+        b for service in desired if service.protocol == protocol for b in service.backends
+    }
+
+
+def _parse_targets(dnat: Mapping[str, Any]) -> frozenset[Target]:
+    address = dnat["addr"]
+    if isinstance(address, str):
+        return frozenset({(address, int(dnat["port"]))})
+    pairs = [value["concat"] for _, value in address["map"]["data"]["set"]]
+    return frozenset((str(host), int(port)) for host, port in pairs)
 
 
 def chain_name(key: Key) -> str:
@@ -189,7 +214,7 @@ def chain_name(key: Key) -> str:
 
 def _reachable(now: Ruleset, key: Key) -> set[str]:
     chain = chain_name(key)
-    return {chain, now.goto[chain][0]} if chain in now.goto else {chain}
+    return {chain, now.goto[chain]} if chain in now.goto else {chain}
 
 
 def _ours(chain: str) -> bool:
