@@ -1,0 +1,137 @@
+"""`linux.resources` -> control files, for a new cgroup or a running one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from agent.runtime.cgroups.hierarchy import Cgroup, Kind, read, write
+from agent.runtime.failure import RuntimeFailure
+from agent.runtime.spec import DeviceRule, Resources
+
+_PERIOD_US = 100_000
+
+# What every container may use whatever the rules say (OCI runtime spec, default devices), and
+# creating nodes, which opens nothing by itself.
+DEFAULT_DEVICE_RULES = (
+    DeviceRule(allow=True, kind="c", access="m"),
+    DeviceRule(allow=True, kind="b", access="m"),
+    *(
+        DeviceRule(allow=True, kind="c", major=major, minor=minor)
+        for major, minor in (
+            (1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2), (136, None),
+        )
+    ),
+)  # fmt: skip
+
+
+def apply(cgroup: Cgroup, resources: Resources, *, new: bool = True) -> None:
+    """Write every limit that is set. `new` also sets the device rules, which an update of a
+    running container leaves alone. RuntimeFailure names the field the kernel refused."""
+    if cgroup.kind is Kind.V2:
+        _apply_v2(cgroup, resources)
+    else:
+        _apply_v1(cgroup, resources)
+        if new:
+            _devices_v1(cgroup, resources.devices)
+
+
+def _apply_v1(cgroup: Cgroup, resources: Resources) -> None:
+    if resources.cpu_shares:
+        _set(cgroup, "cpu", "cpu.shares", resources.cpu_shares, "cpu.shares")
+    if resources.cpu_period_us:
+        _set(cgroup, "cpu", "cpu.cfs_period_us", resources.cpu_period_us, "cpu.period")
+    if resources.cpu_quota_us:
+        _set(cgroup, "cpu", "cpu.cfs_quota_us", resources.cpu_quota_us, "cpu.quota")
+    _memory_v1(cgroup, resources)
+    if resources.pids_limit:
+        limit = "max" if resources.pids_limit < 0 else resources.pids_limit
+        _set(cgroup, "pids", "pids.max", limit, "pids.limit")
+    _cpuset(cgroup, resources)
+
+
+def _memory_v1(cgroup: Cgroup, resources: Resources) -> None:
+    """memory+swap may never lie below memory: raised first, lowered last."""
+    limit, swap = resources.memory_limit_bytes, resources.memory_swap_bytes
+    steps = []
+    if limit is not None:
+        steps.append(("memory.limit_in_bytes", limit, "memory.limit"))
+    if swap is not None:
+        steps.append(("memory.memsw.limit_in_bytes", swap, "memory.swap"))
+    if limit is not None and swap is not None and _raises_memory(cgroup, swap):
+        steps.reverse()
+    for name, value, field in steps:
+        _set(cgroup, "memory", name, value, field)
+    if resources.memory_reservation_bytes is not None:
+        value = resources.memory_reservation_bytes
+        _set(cgroup, "memory", "memory.soft_limit_in_bytes", value, "memory.reservation")
+
+
+def _raises_memory(cgroup: Cgroup, swap: int) -> bool:
+    directory = cgroup.directory("memory")
+    if directory is None:
+        return False
+    return swap < 0 or swap > int(read(directory, "memory.memsw.limit_in_bytes"))
+
+
+def _devices_v1(cgroup: Cgroup, rules: Sequence[DeviceRule]) -> None:
+    """No rules given: nothing is limited, as with runc's empty list being the caller's wish."""
+    if not rules:
+        return
+    for rule in (*rules, *DEFAULT_DEVICE_RULES):
+        name = "devices.allow" if rule.allow else "devices.deny"
+        _set(cgroup, "devices", name, rule.line, "devices")
+
+
+def _apply_v2(cgroup: Cgroup, resources: Resources) -> None:
+    if resources.cpu_shares:
+        weight = 1 + (max(resources.cpu_shares, 2) - 2) * 9999 // 262142
+        _set(cgroup, "cpu", "cpu.weight", weight, "cpu.shares")
+    if resources.cpu_quota_us:
+        quota = "max" if resources.cpu_quota_us < 0 else resources.cpu_quota_us
+        period = resources.cpu_period_us or _PERIOD_US
+        _set(cgroup, "cpu", "cpu.max", f"{quota} {period}", "cpu.quota")
+    limit, swap = resources.memory_limit_bytes, resources.memory_swap_bytes
+    if limit is not None:
+        _set(cgroup, "memory", "memory.max", _or_max(limit), "memory.limit")
+    if swap is not None:
+        only_swap = swap if swap < 0 else swap - max(limit or 0, 0)
+        if limit is None or only_swap < -1:
+            raise RuntimeFailure(
+                "needs memory.limit, and not less than it", "linux.resources.memory.swap"
+            )
+        _set(cgroup, "memory", "memory.swap.max", _or_max(only_swap), "memory.swap")
+    if resources.memory_reservation_bytes is not None:
+        low = _or_max(resources.memory_reservation_bytes)
+        _set(cgroup, "memory", "memory.low", low, "memory.reservation")
+    if resources.pids_limit:
+        _set(cgroup, "pids", "pids.max", _or_max(resources.pids_limit), "pids.limit")
+    _cpuset(cgroup, resources)
+    for name, value in resources.unified.items():
+        if "/" in name:
+            raise RuntimeFailure(f'"{name}" is not a control file', "linux.resources.unified")
+        _set(cgroup, "unified", name, value, "unified")
+
+
+def _cpuset(cgroup: Cgroup, resources: Resources) -> None:
+    if resources.cpuset_cpus:
+        _set(cgroup, "cpuset", "cpuset.cpus", resources.cpuset_cpus, "cpu.cpus")
+    if resources.cpuset_mems:
+        _set(cgroup, "cpuset", "cpuset.mems", resources.cpuset_mems, "cpu.mems")
+
+
+def _or_max(value: int) -> str:
+    return "max" if value < 0 else str(value)
+
+
+def _set(cgroup: Cgroup, controller: str, name: str, value: int | str, field: str) -> None:
+    path = f"linux.resources.{field}"
+    directory = cgroup.directory(controller)
+    if directory is None:
+        raise RuntimeFailure(f"this host has no {controller} cgroup controller", path)
+    try:
+        write(directory, name, str(value))
+    except OSError as error:
+        if name == "memory.memsw.limit_in_bytes" and isinstance(error, FileNotFoundError):
+            raise RuntimeFailure("this kernel does not account swap", path) from error
+        message = f'the kernel refused "{value}" for {name}: {error.strerror}'
+        raise RuntimeFailure(message, path) from error

@@ -1,0 +1,86 @@
+"""The socket between the caller and a container's init (or an exec'd process).
+
+    caller                                   init
+    clone3 --------------------------------> waits
+    id maps, cgroups
+    MAPPED --------------------------------> becomes root inside, cgroup namespace, loopback,
+    idmapped layers, overlay, binds          new file systems, still detached
+    ROOT + [root, bind, bind, …] ----------> attaches everything, pivot_root, masks
+        <------------------- READY [+ terminal]
+    === create() returns; the network is attached ===
+    START ---------------------------------> user, capabilities, seccomp, execve
+        <------------------- end of file: exec'd; or FAILED + JSON at any time
+
+One message a line, SOCK_SEQPACKET. The socket is close-on-exec on both sides, so that its end
+says that execve succeeded. The caller's end has a deadline; init's waits as long as the caller
+lives, and its end of file makes init exit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Sequence
+
+from agent.runtime.failure import RuntimeFailure
+from agent.syscalls import descriptors
+
+MAPPED = b"M"
+ROOT = b"R"
+START = b"S"
+READY = b"Y"
+FAILED = b"F"
+DEADLINE_S = 30.0
+_MESSAGE_MAX_BYTES = 8192
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """(the caller's end, the child's end)."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.settimeout(DEADLINE_S)
+    return ours, theirs
+
+
+def expect(sock: socket.socket, wanted: bytes) -> list[int]:
+    """In the child: wait for `wanted`, return its descriptors. End of file: the caller is gone."""
+    message, fds = descriptors.receive(sock, _MESSAGE_MAX_BYTES)
+    if message != wanted:
+        os._exit(125)
+    return fds
+
+
+def tell(sock: socket.socket, message: bytes, fds: Sequence[int] = ()) -> None:
+    """Send one message; a dead peer shows at the next answer."""
+    try:
+        descriptors.send(sock, message, fds)
+    except (BrokenPipeError, ConnectionResetError):
+        return
+
+
+def answer(sock: socket.socket, what: str) -> tuple[bytes, list[int]]:
+    """In the caller: the next message; empty at end of file. RuntimeFailure for what init
+    reports, and where it does not answer in time."""
+    try:
+        message, fds = descriptors.receive(sock, _MESSAGE_MAX_BYTES)
+    except TimeoutError as error:
+        raise RuntimeFailure(f"{what} took longer than {DEADLINE_S:g} s") from error
+    except ConnectionResetError:
+        return b"", []
+    if message[:1] == FAILED:
+        report = json.loads(message[1:])
+        raise RuntimeFailure(report["message"], report["field"])
+    return message, fds
+
+
+def report(sock: socket.socket, error: BaseException, step: str) -> None:
+    """In the child: say what failed."""
+    if isinstance(error, RuntimeFailure):
+        message, field = error.message, error.field
+    elif isinstance(error, OSError):
+        where = f" ({error.filename})" if error.filename else ""
+        message, field = f"{step}: {error.strerror}{where}", ""
+    else:
+        message, field = f"{step}: {type(error).__name__}: {error}", ""
+    text = json.dumps({"message": message[:4000], "field": field[:400]})
+    tell(sock, FAILED + text.encode())

@@ -1,0 +1,209 @@
+"""create: from a bundle to a process that waits for `start` in its namespaces and cgroups."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import resource
+import socket
+import stat
+from collections.abc import Iterator, Sequence
+
+from agent.runtime import cgroups, channel, options, rootfs
+from agent.runtime.bundle import Bundle
+from agent.runtime.cgroups import Cgroup
+from agent.runtime.cgroups.hierarchy import remove
+from agent.runtime.container import Container, ContainerState, start_ticks
+from agent.runtime.failure import RuntimeFailure
+from agent.runtime.init import Init
+from agent.runtime.preloaded import Preloaded
+from agent.runtime.seccomp import compile as seccomp
+from agent.runtime.spawn import FLAGS, end, spawn
+from agent.runtime.spec import Config, IdMapping, Process
+from agent.runtime.stdio import Stdio
+
+_UID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,127}")
+_INFINITY = 2**63
+
+
+def create(
+    uid: str, bundle: Bundle, stdio: Stdio, preloaded: Preloaded, *, sibling: bool = False
+) -> Container:
+    """Make the container of `bundle`; its process is held before execve until `start.start`.
+
+    `stdio` descriptors stay the caller's. `sibling`: init becomes a child of the caller's parent
+    (CLONE_PARENT), for a caller that exits afterwards; the parent must reap it. A failure raises
+    RuntimeFailure and leaves nothing behind. Not to be called with other threads running.
+    """
+    if not _UID.fullmatch(uid):
+        raise RuntimeFailure(f'"{uid}" is not a container id: letters, digits and _.+- only')
+    config = bundle.config
+    wanted = [(mount, options.parse(mount)) for mount in config.mounts]
+    program = preloaded.program(config.linux.seccomp)
+    program_flags = seccomp.flags(config.linux.seccomp) if config.linux.seccomp else 0
+    path = config.linux.cgroups_path or f"/bayplan/{uid}"
+    with contextlib.ExitStack() as undo:
+        cgroup = _new_cgroup(preloaded, path, config, undo)
+        ours, theirs = channel.pair()
+        undo.callback(ours.close)
+        with theirs:
+            init = Init(
+                uid=uid, bundle=bundle, mounts=wanted, cgroup=cgroup, stdio=stdio, control=theirs,
+                program=program, program_flags=program_flags,
+                last_capability=preloaded.last_capability,
+            )  # fmt: skip
+            pid, pidfd = _spawn(init, sibling)
+        undo.callback(os.close, pidfd)
+        undo.callback(end, pidfd, sibling=sibling)
+        warnings = _admit(pid, config, cgroup, stdio)
+        channel.tell(ours, channel.MAPPED)
+        master = _furnish(pid, init, preloaded, ours)
+        if master is not None:
+            undo.callback(os.close, master)
+        state = ContainerState(
+            uid=uid, pid=pid, pid_start_ticks=start_ticks(pid), bundle=bundle.path,
+            namespaces=tuple(config.linux.namespaces), cgroup=cgroup,
+        )  # fmt: skip
+        undo.pop_all()
+    return Container(
+        state=state, pidfd=pidfd, control=ours, pty_master=master, warnings=tuple(warnings)
+    )
+
+
+def _new_cgroup(
+    preloaded: Preloaded, path: str, config: Config, undo: contextlib.ExitStack
+) -> Cgroup:
+    wanted = config.linux.resources
+    cpuset = bool(wanted.cpuset_cpus or wanted.cpuset_mems)
+    cgroup = cgroups.create(preloaded.hierarchy, path, cpuset=cpuset)
+    undo.callback(remove, cgroup)
+    cgroups.apply(cgroup, wanted)
+    return cgroup
+
+
+def _spawn(init: Init, sibling: bool) -> tuple[int, int]:
+    """New namespaces by clone3, all at once: a network namespace made apart from its user
+    namespace could not mount sysfs. The cgroup namespace is left to init."""
+    flags = 0
+    joins: list[tuple[int, int]] = []
+    with contextlib.ExitStack() as opened:
+        for index, (kind, path) in enumerate(init.config.linux.namespaces.items()):
+            if path:
+                fd = _open_namespace(path, index)
+                opened.callback(os.close, fd)
+                # The user namespace last: the others may not be its own.
+                joins.insert(len(joins) if kind == "user" else 0, (fd, FLAGS[kind]))
+            elif kind != "cgroup":
+                flags |= FLAGS[kind]
+        try:
+            return spawn(flags, joins, init.begin, sibling=sibling)
+        except OSError as error:
+            raise RuntimeFailure(
+                f"cannot make namespaces: {error.strerror}", "linux.namespaces"
+            ) from error
+
+
+def _open_namespace(path: str, index: int) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise RuntimeFailure(
+            f"{path}: {error.strerror}", f"linux.namespaces[{index}].path"
+        ) from error
+
+
+def _admit(pid: int, config: Config, cgroup: Cgroup, stdio: Stdio) -> list[str]:
+    """What only the caller may do to the new process. Returns warnings."""
+    if config.linux.namespaces.get("user") == "":
+        _write_map(pid, "uid_map", config.linux.uid_mappings)
+        _write_map(pid, "gid_map", config.linux.gid_mappings)
+    try:
+        cgroup.add(pid)
+    except OSError as error:
+        raise RuntimeFailure(f"{error.filename}: {error.strerror}", "linux.cgroupsPath") from error
+    own_stdio(config, config.process, stdio)
+    return limit(pid, config.process)
+
+
+def _write_map(pid: int, name: str, mappings: Sequence[IdMapping]) -> None:
+    """user_namespaces(7): one write of at most a page, 340 lines."""
+    lines = "".join(f"{m.container_id} {m.host_id} {m.size}\n" for m in mappings)
+    try:
+        with open(f"/proc/{pid}/{name}", "w", encoding="ascii") as file:
+            file.write(lines)
+    except OSError as error:
+        field = "linux.uidMappings" if name == "uid_map" else "linux.gidMappings"
+        raise RuntimeFailure(f"the kernel refused it: {error.strerror}", field) from error
+
+
+def own_stdio(config: Config, process: Process, stdio: Stdio) -> None:
+    """Give pipes to the container's user, who could not open /dev/stdout again otherwise."""
+    uid = host_id(process.user.uid, config.linux.uid_mappings)
+    gid = host_id(process.user.gid, config.linux.gid_mappings)
+    for fd in (stdio.stdin, stdio.stdout, stdio.stderr):
+        if fd is not None and stat.S_ISFIFO(os.fstat(fd).st_mode):
+            os.fchown(fd, uid, gid)
+
+
+def host_id(inside: int, mappings: Sequence[IdMapping]) -> int:
+    """An id of the container as the host sees it; without mappings it is the same."""
+    for mapping in mappings:
+        if mapping.container_id <= inside < mapping.container_id + mapping.size:
+            return mapping.host_id + inside - mapping.container_id
+    if mappings:
+        raise RuntimeFailure(f"id {inside} is not mapped", "process.user")
+    return inside
+
+
+def limit(pid: int, process: Process) -> list[str]:
+    """Resource limits and the OOM score; what the host's own privileges do not allow of the
+    score is a warning."""
+    for rlimit in process.rlimits:
+        values = tuple(-1 if v >= _INFINITY else v for v in (rlimit.soft, rlimit.hard))
+        try:
+            resource.prlimit(pid, rlimit.kind, (values[0], values[1]))
+        except (OSError, ValueError) as error:
+            raise RuntimeFailure(
+                f"cannot set it to {rlimit.soft}:{rlimit.hard}: {error}", rlimit.path
+            ) from error
+    if process.oom_score_adj is None:
+        return []
+    try:
+        with open(f"/proc/{pid}/oom_score_adj", "w", encoding="ascii") as file:
+            file.write(str(process.oom_score_adj))
+    except PermissionError:
+        return [
+            f"process.oomScoreAdj: {process.oom_score_adj} is below what this host allows "
+            "without CAP_SYS_RESOURCE; left as it was"
+        ]
+    return []
+
+
+def _furnish(pid: int, init: Init, preloaded: Preloaded, ours: socket.socket) -> int | None:
+    """Hand init its root and binds, wait until it is ready. The terminal's master, if any."""
+    with _user_namespace(pid, init.config) as userns_fd, contextlib.ExitStack() as opened:
+        fds = [rootfs.root(init.bundle, userns_fd, overlay_by_fd=preloaded.overlay_by_fd)]
+        opened.callback(os.close, fds[0])
+        for mount, words in init.mounts:
+            if words.bind:
+                fds.append(rootfs.bind_source(init.bundle, mount, words, userns_fd))
+                opened.callback(os.close, fds[-1])
+        channel.tell(ours, channel.ROOT, fds)
+    message, received = channel.answer(ours, "preparing the container")
+    if message != channel.READY:
+        raise RuntimeFailure("the container's init died while it was prepared")
+    return received[0] if received else None
+
+
+@contextlib.contextmanager
+def _user_namespace(pid: int, config: Config) -> Iterator[int]:
+    """A descriptor of the process's user namespace; -1 where it has none of its own."""
+    if not config.private_users:
+        yield -1
+        return
+    fd = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)

@@ -1,0 +1,137 @@
+"""The last steps of a process before it is the container's: user, capabilities, filter, execve."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import stat
+from collections.abc import Mapping
+from typing import NoReturn
+
+from agent.runtime.failure import RuntimeFailure
+from agent.runtime.spec import Capabilities, Process
+from agent.runtime.stdio import Stdio
+from agent.syscalls import credentials, descriptors, seccomp
+
+_DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def arrange_stdio(stdio: Stdio, keep: int) -> None:
+    """Put the descriptors on 0, 1 and 2 and close every other one but `keep`."""
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    wanted = (stdio.stdin, stdio.stdout, stdio.stderr)
+    # Copied up first: one that is already below 3 must not be overwritten before its turn.
+    copies = [os.dup(null if fd is None else fd) for fd in wanted]
+    while min(copies) < 3:
+        copies = [os.dup(fd) for fd in copies]
+    for number, fd in enumerate(copies):
+        os.dup2(fd, number)
+    descriptors.close_all_except((0, 1, 2, keep))
+
+
+def reset_signals() -> None:
+    """Default actions and an empty mask; the interpreter ignores SIGPIPE, and ignored signals
+    survive execve(2)."""
+    for number in signal.valid_signals():
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+
+
+def become(process: Process, program: bytes | None, flags: int, last_capability: int) -> None:
+    """Take on the user, the capabilities and the filter, and go to the working directory.
+
+    Without no_new_privs the filter needs CAP_SYS_ADMIN and so goes first; with it, last, so that
+    it need not allow what is done here.
+    """
+    if process.user.umask is not None:
+        os.umask(process.user.umask)
+    if program is not None and not process.no_new_privileges:
+        seccomp.load_filter(program, flags)
+    wanted = process.capabilities or Capabilities()
+    credentials.drop_bounding(wanted.bounding, last_capability)
+    credentials.prctl(credentials.PR_SET_KEEPCAPS, 1)
+    os.setgroups(process.user.additional_gids)
+    os.setresgid(process.user.gid, process.user.gid, process.user.gid)
+    os.setresuid(process.user.uid, process.user.uid, process.user.uid)
+    _change_directory(process)
+    credentials.prctl(credentials.PR_SET_KEEPCAPS, 0)
+    credentials.capset(wanted.effective, wanted.permitted, wanted.inheritable)
+    credentials.set_ambient(wanted.ambient)
+    if process.no_new_privileges:
+        credentials.prctl(credentials.PR_SET_NO_NEW_PRIVS, 1)
+        if program is not None:
+            seccomp.load_filter(program, flags)
+
+
+def _change_directory(process: Process) -> None:
+    """With the effective capabilities setresuid dropped raised again, so that a private home
+    of another user can be the working directory as with other runtimes."""
+    _, permitted, inheritable = credentials.capget()
+    credentials.capset(permitted, permitted, inheritable)
+    try:
+        os.chdir(process.cwd)
+        # A directory reached through a leaked descriptor has no path here (CVE-2024-21626).
+        os.getcwd()
+    except OSError as error:
+        raise RuntimeFailure(
+            f'working directory "{process.cwd}": {error.strerror}', "process.cwd"
+        ) from error
+
+
+def environment(process: Process) -> dict[bytes, bytes]:
+    """The last of several values counts; HOME is / where nothing sets it."""
+    env: dict[bytes, bytes] = {}
+    for variable in process.env:
+        name, _, value = variable.partition("=")
+        env[os.fsencode(name)] = os.fsencode(value)
+    env.setdefault(b"HOME", b"/")
+    return env
+
+
+def execute(process: Process, env: Mapping[bytes, bytes]) -> NoReturn:
+    """execve(2) the command, found in the container's own $PATH; RuntimeFailure says why not."""
+    command = process.args[0]
+    path = find(command, env.get(b"PATH", _DEFAULT_PATH.encode()))
+    try:
+        os.execve(path, [os.fsencode(a) for a in process.args], env)
+    except OSError as error:
+        raise RuntimeFailure(_reason(command, path, error), "process.args[0]") from error
+
+
+def find(command: str, search: bytes) -> bytes:
+    """The file a command means: itself with a slash, else the first executable in `search`."""
+    if "/" in command:
+        if not os.path.exists(command):
+            raise RuntimeFailure(f'command "{command}" not found in the image', "process.args[0]")
+        return os.fsencode(command)
+    present = False
+    for directory in search.split(b":"):
+        candidate = (directory or b".") + b"/" + os.fsencode(command)
+        try:
+            mode = os.stat(candidate).st_mode
+        except OSError:
+            continue
+        if stat.S_ISREG(mode):
+            present = True
+            if os.access(candidate, os.X_OK, effective_ids=True):
+                return candidate
+    what = "is not executable" if present else "not found in $PATH of the image"
+    raise RuntimeFailure(f'command "{command}" {what}', "process.args[0]")
+
+
+def _reason(command: str, path: bytes, error: OSError) -> str:
+    match error.errno:
+        case errno.ENOENT:
+            return f'command "{command}": its interpreter or loader is missing in the image'
+        case errno.EACCES if os.path.isdir(path):
+            return f'command "{command}" is a directory'
+        case errno.EACCES:
+            return f'command "{command}" is not executable'
+        case errno.ENOEXEC:
+            return f'command "{command}" is not a program this machine can run'
+        case errno.E2BIG:
+            return f'command "{command}": arguments and environment are too long'
+        case _:
+            return f'command "{command}": {error.strerror}'

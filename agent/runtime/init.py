@@ -1,0 +1,167 @@
+"""What runs in the container's first process until execve. Called in a fresh clone of the caller:
+it never returns, and imports nothing."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+from agent.runtime import channel, devices, execute, filesystems, inside, masks, terminal
+from agent.runtime.bundle import Bundle
+from agent.runtime.cgroups import Cgroup
+from agent.runtime.options import Options
+from agent.runtime.spec import Config, Mount
+from agent.runtime.stdio import Stdio
+from agent.syscalls import credentials, mounts, namespaces
+
+_SIOCSIFFLAGS = 0x8914
+_IFF_UP_RUNNING = 0x41
+_PROPAGATION = {
+    "shared": mounts.MS_SHARED,
+    "slave": mounts.MS_SLAVE,
+    "private": mounts.MS_PRIVATE,
+    "unbindable": mounts.MS_UNBINDABLE,
+}
+
+
+@dataclass(slots=True, kw_only=True)
+class Init:
+    """Everything init needs, inherited by the clone. `step` is what it is doing, for errors."""
+
+    uid: str
+    bundle: Bundle
+    mounts: Sequence[tuple[Mount, Options]]
+    cgroup: Cgroup
+    stdio: Stdio
+    control: socket.socket
+    program: bytes | None
+    program_flags: int
+    last_capability: int
+    step: str = "starting"
+
+    @property
+    def config(self) -> Config:
+        return self.bundle.config
+
+    def begin(self) -> NoReturn:
+        """Run to execve; a failure is told to the caller and ends the process."""
+        try:
+            self._run()
+        except BaseException as error:  # noqa: BLE001  told to the caller, see channel.report
+            channel.report(self.control, error, self.step)
+        os._exit(127)
+
+    def _run(self) -> NoReturn:
+        # Nothing that shares our namespaces may trace us while we hold more than it does.
+        credentials.prctl(credentials.PR_SET_DUMPABLE, 0)
+        execute.arrange_stdio(self.stdio, self.control.fileno())
+        execute.reset_signals()
+        os.setsid()
+        channel.expect(self.control, channel.MAPPED)
+        made = self._isolate()
+        root, *binds = channel.expect(self.control, channel.ROOT)
+        slave = self._enter(root, made, binds)
+        channel.expect(self.control, channel.START)
+        if slave is not None:
+            terminal.adopt(slave)
+        self.step = "setting user and capabilities"
+        process = self.config.process
+        execute.become(process, self.program, self.program_flags, self.last_capability)
+        self.step = "starting the command"
+        execute.execute(process, execute.environment(process))
+
+    def _isolate(self) -> dict[int, int]:
+        """All that needs no root file system, while the caller makes it."""
+        config = self.config
+        if config.private_users:
+            self.step = "becoming root of the user namespace"
+            os.setgroups(())
+            os.setresgid(0, 0, 0)
+            os.setresuid(0, 0, 0)
+            # Changing ids made us dumpable as fs.suid_dumpable says.
+            credentials.prctl(credentials.PR_SET_DUMPABLE, 0)
+        self.step = "making namespaces"
+        if config.linux.namespaces.get("cgroup") == "":
+            # Only now: its root is the cgroup the process is in when it is made.
+            namespaces.unshare(namespaces.CLONE_NEWCGROUP)
+        mounts.mount(None, b"/", None, mounts.MS_SLAVE | mounts.MS_REC, None)
+        self.step = "joining a session keyring"
+        credentials.join_session_keyring(f"_ses.{self.uid}".encode())
+        if config.hostname:
+            self.step = "setting the host name"
+            socket.sethostname(config.hostname)
+        if config.domainname:
+            namespaces.setdomainname(config.domainname.encode())
+        if config.linux.namespaces.get("network") == "":
+            self.step = "raising the loopback interface"
+            _raise_loopback()
+        self.step = "making file systems"
+        os.umask(0)
+        return filesystems.prepare(self.mounts)
+
+    def _enter(self, root: int, made: dict[int, int], binds: Sequence[int]) -> int | None:
+        """Attach everything to the root, make it "/", say READY. The terminal's slave, if any."""
+        config, linux = self.config, self.config.linux
+        self.step = "attaching the root file system"
+        at = os.open("/", os.O_PATH | os.O_CLOEXEC)
+        mounts.move_mount(root, at)
+        os.close(at)
+        self.step = "attaching mounts"
+        indices = [i for i, (_, words) in enumerate(self.mounts) if words.bind]
+        filesystems.attach(
+            root, self.mounts, made, dict(zip(indices, binds, strict=True)), self.cgroup,
+            cgroup_namespace=linux.namespaces.get("cgroup") == "",
+        )  # fmt: skip
+        self.step = "making devices"
+        if not any(m.destination == "/dev" and words.bind for m, words in self.mounts):
+            devices.populate(root, linux.devices, bind=config.private_users)
+        master, slave = None, None
+        if config.process.terminal:
+            self.step = "opening the terminal"
+            master, slave = terminal.open_pair(root, config.process)
+            terminal.bind_console(root, master)
+        self._set_sysctls(root)
+        self.step = "masking paths"
+        masks.read_only(root, linux.readonly_paths)
+        masks.mask(root, linux.masked_paths)
+        if config.root_readonly:
+            mounts.mount_setattr(root, set_=mounts.ATTR_RDONLY)
+        self._pivot(root)
+        channel.tell(self.control, channel.READY, [] if master is None else [master])
+        if master is not None:
+            os.close(master)
+        return slave
+
+    def _set_sysctls(self, root: int) -> None:
+        for name, value in self.config.linux.sysctl.items():
+            self.step = f"setting sysctl {name}"
+            path = f"/proc/sys/{name.replace('.', '/')}"
+            fd = inside.open_path(root, path, os.O_WRONLY)
+            os.write(fd, value.encode())
+            os.close(fd)
+
+    def _pivot(self, root: int) -> None:
+        self.step = "changing the root"
+        os.fchdir(root)
+        # Both on one place (pivot_root(2)): the old root ends up on top and is taken off.
+        mounts.pivot_root(b".", b".")
+        mounts.umount2(b".", mounts.MNT_DETACH)
+        os.chdir("/")
+        os.close(root)
+        propagation = self.config.linux.rootfs_propagation
+        if propagation:
+            recursive = mounts.MS_REC if propagation not in _PROPAGATION else 0
+            flag = _PROPAGATION[propagation[1:] if recursive else propagation]
+            mounts.mount(None, b"/", None, flag | recursive, None)
+        os.umask(0o022)
+
+
+def _raise_loopback() -> None:
+    """SIOCSIFFLAGS on lo (netdevice(7))."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", _IFF_UP_RUNNING))

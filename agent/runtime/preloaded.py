@@ -1,0 +1,64 @@
+"""What is worked out once, before anything forks."""
+
+from __future__ import annotations
+
+import errno
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from agent.runtime import cgroups
+from agent.runtime.cgroups import Hierarchy
+from agent.runtime.seccomp import compile as seccomp
+from agent.runtime.seccomp import profile
+from agent.syscalls.call import call
+
+DEFAULT_CAPABILITIES = (
+    "CAP_AUDIT_WRITE", "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL",
+    "CAP_MKNOD", "CAP_NET_BIND_SERVICE", "CAP_NET_RAW", "CAP_SETFCAP", "CAP_SETGID",
+    "CAP_SETPCAP", "CAP_SETUID", "CAP_SYS_CHROOT",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preloaded:
+    """Made once in the zygote. `programs`: compiled filters by digest of their section;
+    `overlay_by_fd`: overlayfs takes its layers one by one (Linux 6.7)."""
+
+    hierarchy: Hierarchy
+    last_capability: int
+    overlay_by_fd: bool
+    programs: Mapping[str, bytes] = field(default_factory=dict)
+
+    def program(self, section: Mapping[str, object] | None) -> bytes | None:
+        """The filter of a `linux.seccomp` section, compiled now if it was not before."""
+        if not section:
+            return None
+        return self.programs.get(seccomp.digest(section)) or seccomp.compile_(section)
+
+
+def load() -> Preloaded:
+    """Look at the host and compile the default filter."""
+    default = profile.default(DEFAULT_CAPABILITIES, platform.machine())
+    with open("/proc/sys/kernel/cap_last_cap", encoding="ascii") as file:
+        last_capability = int(file.read())
+    return Preloaded(
+        hierarchy=cgroups.detect(),
+        last_capability=last_capability,
+        overlay_by_fd=_overlay_by_fd(),
+        programs={seccomp.digest(default): seccomp.compile_(default)},
+    )
+
+
+def _overlay_by_fd() -> bool:
+    context = call("fsopen", b"overlay", 1)
+    try:
+        call("fsconfig", context, 1, b"lowerdir+", b"/", 0)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return False
+    finally:
+        os.close(context)
+    return True

@@ -1,0 +1,1 @@
+"""System call filters: the default profile as data, and its compilation by libseccomp."""

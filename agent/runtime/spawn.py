@@ -1,0 +1,94 @@
+"""Making the process: clone3 into new namespaces, after joining those that exist already.
+
+A process cannot leave a namespace it joined for its own good (user), and joins some only for
+its children (pid). Where namespaces are joined, a starter does it and clones the process with
+CLONE_PARENT, so that it is the caller's child all the same:
+
+    caller                    starter                     process
+    clone3 -----------------> setns, setns, …
+                              clone3(CLONE_PARENT) -----> begin()
+       <------- pid + pidfd   exits
+    waits for the starter
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from agent.runtime import channel
+from agent.runtime.failure import RuntimeFailure
+from agent.syscalls import credentials, descriptors, namespaces, processes
+
+FLAGS = {
+    "user": namespaces.CLONE_NEWUSER,
+    "network": namespaces.CLONE_NEWNET,
+    "pid": namespaces.CLONE_NEWPID,
+    "mount": namespaces.CLONE_NEWNS,
+    "ipc": namespaces.CLONE_NEWIPC,
+    "uts": namespaces.CLONE_NEWUTS,
+    "cgroup": namespaces.CLONE_NEWCGROUP,
+}
+
+
+def spawn(
+    flags: int, joins: Sequence[tuple[int, int]], begin: Callable[[], NoReturn], *, sibling: bool
+) -> tuple[int, int]:
+    """(pid, pidfd) of a process that joined `joins` ((fd, flags) in order), is in new namespaces
+    `flags` and runs `begin`. `sibling`: a child of the caller's parent, which must then reap
+    it, and a starter."""
+    parent = processes.CLONE_PARENT if sibling else 0
+    if not joins:
+        pid, pidfd = processes.clone3(flags | parent)
+        if pid == 0:
+            begin()
+        return pid, pidfd
+    ours, theirs = channel.pair()
+    with ours:
+        with theirs:
+            starter, starter_fd = processes.clone3(parent)
+            if starter == 0:
+                _starter(flags, joins, begin, theirs)
+        try:
+            return _result(ours)
+        finally:
+            if not sibling:
+                os.waitid(os.P_PIDFD, starter_fd, os.WEXITED)
+            os.close(starter_fd)
+
+
+def _starter(
+    flags: int, joins: Sequence[tuple[int, int]], begin: Callable[[], NoReturn], sock: socket.socket
+) -> NoReturn:
+    try:
+        credentials.prctl(credentials.PR_SET_DUMPABLE, 0)
+        for fd, kinds in joins:
+            namespaces.setns(fd, kinds)
+        pid, pidfd = processes.clone3(flags | processes.CLONE_PARENT)
+        if pid == 0:
+            begin()
+        descriptors.send(sock, b"%d" % pid, [pidfd])
+    except BaseException as error:  # noqa: BLE001  a child must never return into its parent's code
+        channel.report(sock, error, "joining namespaces")
+        os._exit(1)
+    os._exit(0)
+
+
+def _result(ours: socket.socket) -> tuple[int, int]:
+    message, fds = channel.answer(ours, "joining namespaces")
+    if not message or len(fds) != 1:
+        raise RuntimeFailure("the process that joins namespaces died", "linux.namespaces")
+    return int(message), fds[0]
+
+
+def end(pidfd: int, *, sibling: bool) -> None:
+    """Kill a process that failed to become a container, and reap it where that is ours to do."""
+    try:
+        processes.pidfd_send_signal(pidfd, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+    if not sibling:
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED)

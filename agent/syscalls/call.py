@@ -1,0 +1,65 @@
+"""Raw system calls: numbers of x86_64 and aarch64, and errors that name the call."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+
+# PyDLL keeps the interpreter lock over the call: a raw clone3 must not leave the child waiting
+# for a lock some other thread held. errno is swapped into ctypes' own copy.
+_LIBC = ctypes.PyDLL(None, use_errno=True)
+_SYSCALL = _LIBC.syscall
+_SYSCALL.restype = ctypes.c_long
+
+Argument = int | bytes | ctypes.Array[ctypes.c_char] | ctypes.Structure | None
+
+# Calls added since 5.1 have one number everywhere; the older ones differ (asm/unistd.h).
+_COMMON = {
+    "pidfd_send_signal": 424,
+    "open_tree": 428,
+    "move_mount": 429,
+    "fsopen": 430,
+    "fsconfig": 431,
+    "fsmount": 432,
+    "pidfd_open": 434,
+    "clone3": 435,
+    "close_range": 436,
+    "openat2": 437,
+    "mount_setattr": 442,
+}
+_X86_64 = {
+    "capget": 125, "capset": 126, "keyctl": 250, "mount": 165, "pivot_root": 155, "prctl": 157,
+    "seccomp": 317, "setdomainname": 171, "setfsgid": 123, "setfsuid": 122, "setns": 308,
+    "umount2": 166, "unshare": 272,
+}  # fmt: skip
+_AARCH64 = {
+    "capget": 90, "capset": 91, "keyctl": 219, "mount": 40, "pivot_root": 41, "prctl": 167,
+    "seccomp": 277, "setdomainname": 162, "setfsgid": 152, "setfsuid": 151, "setns": 268,
+    "umount2": 39, "unshare": 97,
+}  # fmt: skip
+_BY_MACHINE = {"x86_64": _X86_64, "aarch64": _AARCH64}
+MACHINE = platform.machine()
+NUMBERS = {**_COMMON, **_BY_MACHINE.get(MACHINE, {})}
+
+
+def call(name: str, *arguments: Argument) -> int:
+    """The call's result. Integers go as longs, bytes and arrays as pointers, structures by
+    reference, None as a null pointer. OSError names the call and, where it is one, the path."""
+    number = NUMBERS.get(name)
+    if number is None:
+        raise OSError(38, f"{name}: not known on {MACHINE}")
+    result = int(_SYSCALL(ctypes.c_long(number), *[_convert(a) for a in arguments]))
+    if result < 0:
+        code = ctypes.get_errno()
+        path = next((os.fsdecode(a) for a in arguments if isinstance(a, bytes) and a), None)
+        raise OSError(code, f"{name}: {os.strerror(code)}", path)
+    return result
+
+
+def _convert(argument: Argument) -> object:
+    if isinstance(argument, int):
+        return ctypes.c_long(argument)
+    if isinstance(argument, ctypes.Structure):
+        return ctypes.byref(argument)
+    return argument

@@ -1,0 +1,32 @@
+"""openat2(2): opening below a root that symbolic links cannot leave."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+from agent.syscalls.call import call
+
+RESOLVE_NO_XDEV = 0x01
+RESOLVE_NO_MAGICLINKS = 0x02
+RESOLVE_NO_SYMLINKS = 0x04
+RESOLVE_BENEATH = 0x08
+RESOLVE_IN_ROOT = 0x10
+
+
+class _OpenHow(ctypes.Structure):
+    """struct open_how, OPEN_HOW_SIZE_VER0."""
+
+    _fields_ = [(n, ctypes.c_uint64) for n in ("flags", "mode", "resolve")]
+
+
+def openat2(at: int, path: bytes, flags: int, *, mode: int = 0, resolve: int) -> int:
+    """A close-on-exec descriptor; `resolve` is how links and mounts on the way are treated."""
+    how = _OpenHow(flags=flags | os.O_CLOEXEC, mode=mode, resolve=resolve)
+    return call("openat2", at, path or b".", how, ctypes.sizeof(how))
+
+
+def open_in_root(root: int, path: bytes, flags: int, *, mode: int = 0) -> int:
+    """Open with `root` as "/": absolute links and `..` stay inside, /proc magic links fail."""
+    resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
+    return openat2(root, path, flags, mode=mode, resolve=resolve)
