@@ -1,22 +1,81 @@
+# Two commands are all it takes: `make run` and `make test`. `make help` lists the rest.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+LAB := .state/lab
+
+RUN_PACKAGES := python3-venv etcd-server nftables libnftables1 iproute2 libseccomp2 busybox-static
+TEST_PACKAGES := $(RUN_PACKAGES) prometheus docker-registry skopeo umoci runc
 
 .PHONY: help
 help: ## say what there is
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | sort
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | sort
 
-.PHONY: proto
-proto: ## generate bayplan/wire/_pb from proto/
-	$(BIN)/python -m grpc_tools.protoc -Iproto --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy \
-	  --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc --python_out=bayplan/wire/_pb \
-	  --mypy_out=readable_stubs,quiet:bayplan/wire/_pb --grpc_python_out=bayplan/wire/_pb \
-	  --mypy_grpc_out=quiet:bayplan/wire/_pb $$(find proto -name '*.proto' | sort)
-	$(BIN)/python proto/relocate.py bayplan/wire/_pb
+# --- installing -----------------------------------------------------------------------------
+# A stamp file says with which lock the environment was made; a changed lock makes it anew.
+
+$(VENV)/run.stamp: requirements.txt pyproject.toml
+	deploy/install-packages $(RUN_PACKAGES)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+$(VENV)/dev.stamp: requirements-dev.txt $(VENV)/run.stamp
+	deploy/install-packages $(TEST_PACKAGES)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	touch $@
+
+.PHONY: lock
+lock: $(VENV)/dev.stamp ## resolve the dependencies anew and pin them by hash
+	$(BIN)/uv pip compile -q --upgrade --generate-hashes --no-emit-index-url --python-version 3.11 \
+	  pyproject.toml --extra install -o requirements.txt
+	$(BIN)/uv pip compile -q --upgrade --generate-hashes --no-emit-index-url --python-version 3.11 \
+	  pyproject.toml --extra install --extra dev -c requirements.txt -o requirements-dev.txt
+
+# --- running --------------------------------------------------------------------------------
+
+.PHONY: run
+run: $(VENV)/run.stamp ## a cluster of three hosts on this machine, with an example serving
+	@$(BIN)/python -m lab try --dir $(LAB)
+
+.PHONY: stop
+stop: ## end what `make run` started; nothing of it stays
+	@test ! -x $(BIN)/python || $(BIN)/python -m lab down --dir $(LAB)
+	@rm -rf .state
+
+# --- checking -------------------------------------------------------------------------------
 
 .PHONY: check
-check: ## style, types, import contracts
+check: $(VENV)/dev.stamp ## style, types, import contracts, generated code
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
+	$(BIN)/codespell
+	@$(MAKE) --no-print-directory proto PB=.state/pb && diff -r -x __pycache__ .state/pb/bayplan/wire/_pb bayplan/wire/_pb \
+	  && rm -rf .state/pb || { echo "bayplan/wire/_pb is not what proto/ says: run make proto" >&2; exit 1; }
+
+.PHONY: test
+test: check ## everything that is to pass before a change lands (root, under 15 minutes)
+	$(BIN)/python -m pytest -q -n 2 tests/unit tests/golden tests/simulation
+	$(BIN)/python -m pytest -q tests/integration tests/host tests/e2e
+
+.PHONY: soak
+soak: $(VENV)/dev.stamp ## what takes longer: thousands of start/stop cycles and seeds
+	$(BIN)/python -m pytest -q -m soak -p no:timeout tests
+
+.PHONY: bench
+bench: $(VENV)/dev.stamp ## measure everything docs/benchmarks.md reports (about 15 minutes)
+	@for script in scheduler runtime density apply failover; do $(BIN)/python -m bench.$$script || exit 1; done
+
+# --- generated code -------------------------------------------------------------------------
+PB ?= .
+.PHONY: proto
+proto: $(VENV)/dev.stamp ## generate bayplan/wire/_pb from proto/
+	@mkdir -p $(PB)/bayplan/wire/_pb
+	@$(BIN)/python -m grpc_tools.protoc -Iproto --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy \
+	  --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc --python_out=$(PB)/bayplan/wire/_pb \
+	  --mypy_out=readable_stubs,quiet:$(PB)/bayplan/wire/_pb --grpc_python_out=$(PB)/bayplan/wire/_pb \
+	  --mypy_grpc_out=quiet:$(PB)/bayplan/wire/_pb $$(cd proto && find . -name '*.proto' | cut -c3- | sort)
+	@cd $(PB) && $(abspath $(BIN)/python) $(abspath proto/relocate.py) bayplan/wire/_pb
