@@ -8,7 +8,6 @@ leader, tries the next address where one does not answer, and says what it waits
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import ssl
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
@@ -18,10 +17,9 @@ from types import TracebackType
 from typing import Any, Final, Self, cast
 
 import grpc
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 from grpc import aio
 
+from bayplan import pki
 from bayplan.model import errors
 from bayplan.wire._pb.bayplan.v1 import control_pb2 as control
 from bayplan.wire._pb.bayplan.v1 import dispatcher_pb2 as dispatcher
@@ -481,12 +479,6 @@ class _Search:
 # Joining: the server-authenticated port.
 
 
-def ca_pin(ca_pem: str) -> str:
-    """What a token pins: SHA-256 of the CA certificate's DER, in hex."""
-    der = x509.load_pem_x509_certificate(ca_pem.encode()).public_bytes(Encoding.DER)
-    return hashlib.sha256(der).hexdigest()
-
-
 def _host_port(address: str) -> tuple[str, int]:
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
@@ -494,8 +486,8 @@ def _host_port(address: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-async def fetch_ca(address: str, pin: str) -> str:
-    """The cluster's CA certificate, checked against the digest a token pins.
+async def fetch_ca(address: str, digest: str) -> str:
+    """The cluster's CA certificate, checked against the `ca_digest` a token pins.
 
     The certificate the server shows is fetched unverified and trusted for this one request, which
     sends nothing secret; only what comes back with the pinned digest is trusted from then on.
@@ -513,7 +505,7 @@ async def fetch_ca(address: str, pin: str) -> str:
         ) from error
     answer = await _join_call(address, shown, "FetchCa", dispatcher.FetchCaRequest())
     ca_pem = str(answer.ca_certificate_pem)
-    if ca_pin(ca_pem) != pin:
+    if pki.ca_digest(ca_pem) != digest:
         raise errors.PermissionDenied(
             f"{address} is not a controller of the cluster that made this token",
             hint="check the address, or ask for a new token",

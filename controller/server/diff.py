@@ -1,0 +1,118 @@
+"""What a new spec changes, in lines an operator reads: `image: shop/web:1.41 -> shop/web:1.42`.
+
+Lists whose entries have names (env, ports, mounts, files) are compared by name, so that a line
+moved is not a change and an entry added is one line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from enum import Enum
+from typing import Any, Final
+
+from bayplan.model.resources import Resources
+from bayplan.model.service import Constraint, EnvVar, Preference, SecretReference, ServiceSpec
+
+_NAMED: Final = {"env": "name", "ports": "name", "mounts": "target", "files": "path"}
+_UNSET: Final = (None, "", (), 0, False)
+_LINE_MAX: Final = 300
+
+
+def _bytes(amount: int) -> str:
+    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if amount >= size and amount % size == 0:
+            return f"{amount // size}{unit}"
+    return str(amount)
+
+
+def _scalar(name: str, value: Any) -> str:
+    if isinstance(value, Enum):
+        return str(value.value)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if name.endswith("_bytes") and isinstance(value, int):
+        return _bytes(value)
+    if name.endswith("_millis") and isinstance(value, int):
+        return f"{value / 1000:g}"
+    if name.endswith("_s") and isinstance(value, int | float):
+        return f"{value:g}s"
+    if name == "mode" and isinstance(value, int):
+        return f"0o{value:o}"
+    return str(value)
+
+
+def _title(name: str) -> str:
+    for ending in ("_bytes", "_millis", "_s"):
+        if name.endswith(ending):
+            return name.removesuffix(ending)
+    return name
+
+
+def _leaf(name: str, value: Any) -> str | None:
+    """The text of a value that is shown whole; None: its fields are shown one by one."""
+    match value:
+        case SecretReference():
+            return f"secret {value.name}/{value.key}"
+        case EnvVar():
+            return _leaf(name, value.secret) if value.secret else value.value
+        case Constraint():
+            return value.text or f"{value.key} {value.operator} {', '.join(value.values)}"
+        case Preference():
+            return f"{_leaf(name, value.constraint)} (weight {value.weight})"
+        case tuple():
+            return " ".join(_leaf(name, v) or repr(v) for v in value)
+        case None:
+            return ""
+    if dataclasses.is_dataclass(value) or isinstance(value, Mapping):
+        return None
+    return _scalar(name, value)
+
+
+def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    for field in dataclasses.fields(value):
+        inner = getattr(value, field.name)
+        if inner in _UNSET and not isinstance(value, Resources):
+            continue
+        path = prefix + _title(field.name)
+        if field.name in _NAMED and isinstance(inner, tuple):
+            for entry in inner:
+                yield from _entry(f"{path} {getattr(entry, _NAMED[field.name])}", field.name, entry)
+        elif isinstance(inner, Mapping):
+            for key in sorted(inner):
+                yield f"{path} {key}", str(inner[key])
+        else:
+            yield from _entry(path, field.name, inner)
+
+
+def _entry(path: str, name: str, value: Any) -> Iterator[tuple[str, str]]:
+    leaf = _leaf(name, value)
+    if leaf is not None:
+        yield path, leaf
+    else:
+        yield from _flatten(value, path + " ")
+
+
+def _flat(spec: ServiceSpec) -> dict[str, str]:
+    found = dict(_flatten(dataclasses.replace(spec, replicas=None)))
+    # The template's fields stand at the top of what the operator writes.
+    return {path.removeprefix("template "): text for path, text in found.items()}
+
+
+def summary(old: ServiceSpec | None, new: ServiceSpec) -> list[str]:
+    """One line for each field that differs; empty where the specs mean the same. Replicas are
+    not compared: what they become depends on what was scaled."""
+    before = _flat(old) if old is not None else {}
+    after = _flat(new)
+    lines = []
+    for path in [*after, *(p for p in before if p not in after)]:
+        if before.get(path) == after.get(path) or path in ("name", "namespace"):
+            continue
+        if path not in before:
+            line = f"{path}: {after[path]}" if old is None else f"{path}: added: {after[path]}"
+        elif path not in after:
+            line = f"{path}: removed (was {before[path]})"
+        else:
+            line = f"{path}: {before[path]} -> {after[path]}"
+        lines.append(line if len(line) <= _LINE_MAX else line[: _LINE_MAX - 1] + "…")
+    return lines

@@ -1,0 +1,579 @@
+"""What operators' verbs change: documents and verbs in, Changes and their description out.
+
+Pure: one view of the store, the caller's name, the time and a source of uids are arguments. Every
+change expects the revision it was decided from, so that a stale decision is made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Protocol
+
+from bayplan.model.errors import Conflict, InvalidSpec, NotFound
+from bayplan.model.event import Event, Severity
+from bayplan.model.secret import SealedSecret, Secret
+from bayplan.model.service import Service, ServiceSpec, ServiceVersion, TaskTemplate
+from bayplan.wire._pb.bayplan.v1 import control_pb2 as control
+from bayplan.wire.convert import to_pb
+from controller.server import diff
+from controller.server.views import secret_users
+from controller.store.base import Change, Changes, Delete, Kind, Put, Require, Tables
+
+SECRET_MAX_BYTES: Final = 512 << 10
+"""Of one secret, all keys together: well below what one etcd value may hold (1.5 MiB)."""
+SOURCE_MAX_BYTES: Final = 512 << 10
+
+
+class Vault(Protocol):
+    """Seals secret values: `bayplan.pki.KeyEncryptionKey`."""
+
+    def seal(self, plaintext: bytes, belongs_to: str) -> bytes: ...
+
+    def open(self, sealed: bytes, belongs_to: str) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Desk:
+    """What every verb decides from."""
+
+    tables: Tables
+    caller: str
+    now: float
+    new_uid: Callable[[], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What to commit, and what to tell. No changes: everything is as asked for already."""
+
+    changes: Changes
+    said: tuple[control.Change, ...]
+
+
+def secret_context(namespace: str, name: str, key: str) -> str:
+    """What a sealed value is bound to, so that it cannot be moved to another name."""
+    return f"secrets/{namespace}/{name}/{key}"
+
+
+def template_hash(template: TaskTemplate, salt: str = "") -> str:
+    """SHA-256 over the template's deterministic protobuf form; computed once, when a version is
+    made, and stored. `salt` makes a restart a template of its own."""
+    message = to_pb(template).SerializeToString(deterministic=True)
+    return hashlib.sha256(message + salt.encode()).hexdigest()
+
+
+def event(
+    desk: Desk, kind: str, namespace: str, name: str, reason: str, message: str, node: str = ""
+) -> Put:
+    """An operator's act as an event; the same act again raises its count."""
+    mark = hashlib.sha256(f"{kind}/{name}/{reason}/{message}".encode()).hexdigest()[:20]
+    before = desk.tables.events.get((namespace, mark))
+    made = Event(
+        namespace=namespace,
+        id=mark,
+        kind=kind,
+        name=name,
+        reason=reason,
+        message=message,
+        severity=Severity.INFO,
+        node=node,
+        count=before.value.count + 1 if before else 1,
+        first_at=before.value.first_at if before else desk.now,
+        last_at=desk.now,
+    )
+    return Put(Kind.EVENT, (namespace, mark), made, None)
+
+
+def said(
+    kind: str,
+    key: tuple[str, str],
+    action: str,
+    *,
+    summary: Sequence[str] = (),
+    effect: str = "",
+    generation: int = 0,
+) -> control.Change:
+    return control.Change(
+        kind=kind,
+        namespace=key[0],
+        name=key[1],
+        action=action,
+        summary=summary,
+        effect=effect,
+        generation=generation,
+    )
+
+
+def plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+# Services
+
+
+def find_service(tables: Tables, namespace: str, name: str) -> tuple[Service, int]:
+    """The service and its revision. Raises NotFound, with the nearest name where there is one."""
+    stored = tables.services.get((namespace, name))
+    if stored is None:
+        elsewhere = sorted(where for where, n in tables.services if n == name)
+        hint = (
+            f"there is one in namespace {elsewhere[0]}: give -n {elsewhere[0]}"
+            if elsewhere
+            else "`bay get` lists what there is"
+        )
+        raise NotFound(f"there is no service {name} in namespace {namespace}", hint=hint)
+    return stored.value, stored.mod_revision
+
+
+def _changeable(tables: Tables, namespace: str, name: str) -> tuple[Service, int]:
+    service, revision = find_service(tables, namespace, name)
+    if service.deleting:
+        raise Conflict(
+            f"service {name} in namespace {namespace} is being deleted",
+            hint=f"wait until `bay get -n {namespace}` no longer shows it",
+        )
+    return service, revision
+
+
+def _version(service: Service, cause: str) -> Put:
+    key = (service.namespace, f"{service.name}.{service.generation}")
+    version = ServiceVersion(
+        namespace=service.namespace,
+        service=service.name,
+        generation=service.generation,
+        spec=service.spec,
+        template_hash=service.template_hash,
+        source=service.source,
+        applied_at=service.applied_at,
+        applied_by=service.applied_by,
+        cause=cause,
+    )
+    return Put(Kind.VERSION, key, version, None)
+
+
+def _put(service: Service, expect: int) -> Put:
+    return Put(Kind.SERVICE, (service.namespace, service.name), service, expect)
+
+
+def _replicas_effect(old: int, new: int) -> str:
+    if new > old:
+        return f"starts {plural(new - old, 'task')}"
+    if new < old:
+        return f"stops {plural(old - new, 'task')}"
+    return ""
+
+
+def _replacing(service: Service) -> str:
+    update = service.spec.update
+    return (
+        f"replaces {plural(service.replicas, 'task')}, at most {update.max_surge} more and "
+        f"{update.max_unavailable} fewer at a time"
+    )
+
+
+def _new_service(desk: Desk, spec: ServiceSpec, source: str) -> tuple[Changes, control.Change]:
+    service = Service(
+        namespace=spec.namespace,
+        name=spec.name,
+        uid=desk.new_uid(),
+        generation=1,
+        spec=spec,
+        template_hash=template_hash(spec.template),
+        replicas=1 if spec.replicas is None else spec.replicas,
+        source=source,
+        created_at=desk.now,
+        applied_at=desk.now,
+        applied_by=desk.caller,
+    )
+    key = (spec.namespace, spec.name)
+    change = said(
+        "Service",
+        key,
+        "create",
+        summary=diff.summary(None, spec),
+        effect=_replicas_effect(0, service.replicas) or "starts nothing: replicas is 0",
+        generation=1,
+    )
+    text = f"created by {desk.caller}: {service.spec.template.image}"
+    made = event(desk, "service", key[0], key[1], "Created", text)
+    return (_put(service, 0), _version(service, "apply"), made), change
+
+
+def apply_service(desk: Desk, spec: ServiceSpec, source: str) -> tuple[Changes, control.Change]:
+    """The spec as the service's newest version; without a change of meaning there is none."""
+    key = (spec.namespace, spec.name)
+    if key not in desk.tables.services:
+        return _new_service(desk, spec, source)
+    old, revision = _changeable(desk.tables, *key)
+    replicas = old.replicas if spec.replicas is None else spec.replicas
+    lines = diff.summary(old.spec, spec)
+    if replicas != old.replicas:
+        lines.append(f"replicas: {old.replicas} -> {replicas}")
+    same_meaning = replace(old.spec, replicas=None) == replace(spec, replicas=None)
+    if same_meaning and replicas == old.replicas:
+        changes: Changes = ()
+        if source != old.source or spec != old.spec:
+            changes = (_put(replace(old, source=source, spec=spec), revision),)
+        return changes, said("Service", key, "unchanged", generation=old.generation)
+    hashed = (
+        old.template_hash if spec.template == old.spec.template else template_hash(spec.template)
+    )
+    service = replace(
+        old,
+        generation=old.generation + 1,
+        spec=spec,
+        template_hash=hashed,
+        replicas=replicas,
+        source=source,
+        applied_at=desk.now,
+        applied_by=desk.caller,
+    )
+    effects = [_replicas_effect(old.replicas, replicas)] if replicas != old.replicas else []
+    if hashed != old.template_hash and old.replicas:
+        effects.insert(0, _replacing(replace(service, replicas=min(old.replicas, replicas))))
+    if old.stopped:
+        effects = [f"starts nothing: the service is stopped; `bay start {old.name}` starts it"]
+    text = f"v{service.generation} applied by {desk.caller}: {'; '.join(lines)}"
+    changes = (
+        _put(service, revision),
+        _version(service, "apply"),
+        event(desk, "service", *key, "Applied", text),
+    )
+    effect = "; ".join(effects) or "restarts nothing"
+    return changes, said(
+        "Service", key, "update", summary=lines, effect=effect, generation=service.generation
+    )
+
+
+def scale(desk: Desk, namespace: str, name: str, replicas: int) -> Outcome:
+    old, revision = _changeable(desk.tables, namespace, name)
+    key = (namespace, name)
+    if replicas == old.replicas:
+        return Outcome((), (said("Service", key, "unchanged", generation=old.generation),))
+    line = f"replicas: {old.replicas} -> {replicas}"
+    effect = _replicas_effect(old.replicas, replicas)
+    if old.stopped:
+        effect = f"starts nothing: the service is stopped; `bay start {name}` starts it"
+    changes = (
+        _put(replace(old, replicas=replicas), revision),
+        event(desk, "service", *key, "Scaled", f"{line} by {desk.caller}"),
+    )
+    change = said(
+        "Service", key, "update", summary=[line], effect=effect, generation=old.generation
+    )
+    return Outcome(changes, (change,))
+
+
+def restart(desk: Desk, namespace: str, name: str) -> Outcome:
+    """The same spec as a new version whose template hash differs: a rolling replacement."""
+    old, revision = _changeable(desk.tables, namespace, name)
+    if old.stopped:
+        raise Conflict(f"service {name} is stopped", hint=f"start it with `bay start {name}`")
+    generation = old.generation + 1
+    service = replace(
+        old,
+        generation=generation,
+        template_hash=template_hash(old.spec.template, f"restart {old.uid} {generation}"),
+        applied_at=desk.now,
+        applied_by=desk.caller,
+    )
+    return _new_version(desk, service, revision, "restart", "Restarted", ["restart"])
+
+
+def _new_version(
+    desk: Desk, service: Service, revision: int, cause: str, reason: str, lines: Sequence[str]
+) -> Outcome:
+    key = (service.namespace, service.name)
+    effect = "starts nothing: the service is stopped" if service.stopped else _replacing(service)
+    changes = (
+        _put(service, revision),
+        _version(service, cause),
+        event(desk, "service", *key, reason, f"v{service.generation} by {desk.caller}"),
+    )
+    change = said(
+        "Service", key, "update", summary=lines, effect=effect, generation=service.generation
+    )
+    return Outcome(changes, (change,))
+
+
+def rollback(desk: Desk, namespace: str, name: str, generation: int) -> Outcome:
+    """An earlier version as the newest. Its hash comes along, so that tasks of it that still run
+    are kept. Replicas stay what they are."""
+    old, revision = _changeable(desk.tables, namespace, name)
+    kept = sorted(
+        (s.value for s in desk.tables.versions.values() if _is_of(s.value, namespace, name)),
+        key=lambda v: v.generation,
+    )
+    earlier = [v for v in kept if v.generation < old.generation]
+    if generation:
+        earlier = [v for v in earlier if v.generation == generation]
+    if not earlier:
+        there = ", ".join(f"v{v.generation}" for v in kept if v.generation < old.generation)
+        wanted = f"v{generation}" if generation else "an earlier version"
+        raise NotFound(
+            f"service {name} has no {wanted} to go back to".replace("no an", "no"),
+            hint=f"kept are {there}" if there else "nothing else was applied yet",
+        )
+    target = earlier[-1]
+    service = replace(
+        old,
+        generation=old.generation + 1,
+        spec=target.spec,
+        template_hash=target.template_hash,
+        source=target.source,
+        applied_at=desk.now,
+        applied_by=desk.caller,
+    )
+    lines = [f"version: v{old.generation} -> v{target.generation}"]
+    lines += diff.summary(old.spec, target.spec)
+    return _new_version(desk, service, revision, "rollback", "RolledBack", lines)
+
+
+def _is_of(version: ServiceVersion, namespace: str, name: str) -> bool:
+    return version.namespace == namespace and version.service == name
+
+
+def set_stopped(desk: Desk, namespace: str, name: str, stopped: bool) -> Outcome:
+    old, revision = _changeable(desk.tables, namespace, name)
+    key = (namespace, name)
+    if old.stopped is stopped:
+        return Outcome((), (said("Service", key, "unchanged", generation=old.generation),))
+    verb = "stops" if stopped else "starts"
+    changes = (
+        _put(replace(old, stopped=stopped), revision),
+        event(desk, "service", *key, "Stopped" if stopped else "Started", f"by {desk.caller}"),
+    )
+    change = said(
+        "Service",
+        key,
+        "update",
+        summary=[f"stopped: {str(old.stopped).lower()} -> {str(stopped).lower()}"],
+        effect=f"{verb} {plural(old.replicas, 'task')}",
+        generation=old.generation,
+    )
+    return Outcome(changes, (change,))
+
+
+def delete_service(desk: Desk, namespace: str, name: str) -> Outcome:
+    old, revision = find_service(desk.tables, namespace, name)
+    key = (namespace, name)
+    if old.deleting:
+        return Outcome((), (said("Service", key, "unchanged", effect="it is being deleted"),))
+    running = 0 if old.stopped else old.replicas
+    changes = (
+        _put(replace(old, deleting=True), revision),
+        event(desk, "service", *key, "Deleting", f"by {desk.caller}"),
+    )
+    change = said("Service", key, "delete", effect=f"stops {plural(running, 'task')}")
+    return Outcome(changes, (change,))
+
+
+# Secrets
+
+
+def apply_secret(desk: Desk, vault: Vault, secret: Secret) -> tuple[Changes, control.Change]:
+    """Values are compared unsealed and never appear in what is said."""
+    key = (secret.namespace, secret.name)
+    if sum(map(len, secret.values.values())) > SECRET_MAX_BYTES:
+        raise InvalidSpec(
+            f"secret {secret.name} is larger than {SECRET_MAX_BYTES >> 10}KiB",
+            hint="keep the key to the file in the secret, and the file elsewhere",
+        )
+    stored = desk.tables.secrets.get(key)
+    before: dict[str, bytes] = {}
+    if stored is not None:
+        before = {k: vault.open(v, secret_context(*key, k)) for k, v in stored.value.sealed.items()}
+    lines = _secret_lines(before, secret.values)
+    if stored is not None and not lines:
+        return (), said("Secret", key, "unchanged", generation=stored.value.version)
+    sealed = SealedSecret(
+        namespace=secret.namespace,
+        name=secret.name,
+        version=stored.value.version + 1 if stored else 1,
+        sealed={k: vault.seal(v, secret_context(*key, k)) for k, v in secret.values.items()},
+        updated_at=desk.now,
+        updated_by=desk.caller,
+    )
+    users = secret_users(desk.tables.services, *key) if stored else []
+    effect = ""
+    if users:
+        effect = (
+            f"used by {', '.join(users)}: tasks started from now on get the new values; "
+            f"`bay restart {users[0]}` replaces running ones"
+        )
+    text = f"{'updated' if stored else 'created'} by {desk.caller}: {', '.join(lines)}"
+    changes = (
+        Put(Kind.SECRET, key, sealed, stored.mod_revision if stored else 0),
+        event(desk, "secret", *key, "Updated" if stored else "Created", text),
+    )
+    change = said(
+        "Secret",
+        key,
+        "update" if stored else "create",
+        summary=lines,
+        effect=effect,
+        generation=sealed.version,
+    )
+    return changes, change
+
+
+def _secret_lines(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> list[str]:
+    lines = []
+    for key in sorted({*before, *after}):
+        if key not in before:
+            lines.append(f"{key}: added")
+        elif key not in after:
+            lines.append(f"{key}: removed")
+        elif not hmac.compare_digest(before[key], after[key]):
+            lines.append(f"{key}: changed")
+    return lines
+
+
+def delete_secret(desk: Desk, namespace: str, name: str) -> Outcome:
+    key = (namespace, name)
+    stored = desk.tables.secrets.get(key)
+    if stored is None:
+        raise NotFound(
+            f"there is no secret {name} in namespace {namespace}",
+            hint=f"`bay secret ls -n {namespace}` lists what there is",
+        )
+    users = secret_users(desk.tables.services, namespace, name)
+    if users:
+        raise Conflict(
+            f"secret {name} is used by {', '.join(users)}",
+            hint="delete or change these services first",
+        )
+    changes = (
+        Delete(Kind.SECRET, key, stored.mod_revision),
+        event(desk, "secret", *key, "Deleted", f"by {desk.caller}"),
+    )
+    return Outcome(changes, (said("Secret", key, "delete"),))
+
+
+# Apply
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One document: a service's spec or a secret, and the text it came from."""
+
+    subject: ServiceSpec | Secret
+    source: str = ""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.subject.namespace, self.subject.name
+
+
+def apply(
+    desk: Desk, vault: Vault, documents: Sequence[Wanted], prune_namespaces: Sequence[str]
+) -> Outcome:
+    """All documents as one group of changes. Raises InvalidSpec, Conflict."""
+    _check_documents(desk.tables, documents)
+    changes: list[Change] = []
+    told: list[control.Change] = []
+    for document in documents:
+        subject = document.subject
+        if isinstance(subject, Secret):
+            made, change = apply_secret(desk, vault, subject)
+        else:
+            made, change = apply_service(desk, subject, document.source)
+        changes += made
+        told.append(change)
+    pruned = _prune(desk, documents, prune_namespaces)
+    changes += pruned.changes
+    required = _required_secrets(desk.tables, documents, changes)
+    return Outcome((*changes, *required), (*told, *pruned.said))
+
+
+def _check_documents(tables: Tables, documents: Sequence[Wanted]) -> None:
+    problems: list[str] = []
+    seen: set[tuple[str, tuple[str, str]]] = set()
+    applied = {d.key: d.subject for d in documents if isinstance(d.subject, Secret)}
+    for document in documents:
+        kind = type(document.subject).__name__
+        if (kind, document.key) in seen:
+            problems.append(f"{document.key[1]} is there twice in namespace {document.key[0]}")
+        seen.add((kind, document.key))
+        if len(document.source.encode()) > SOURCE_MAX_BYTES:
+            problems.append(f"{document.key[1]} is longer than {SOURCE_MAX_BYTES >> 10}KiB")
+        if isinstance(document.subject, ServiceSpec):
+            problems += _missing_secrets(tables, document.subject, applied)
+    if problems:
+        raise InvalidSpec("; ".join(problems))
+
+
+def _references(spec: ServiceSpec) -> list[tuple[str, str]]:
+    template = spec.template
+    found = [(e.secret.name, e.secret.key) for e in template.env if e.secret is not None]
+    return sorted({*found, *((f.secret.name, f.secret.key) for f in template.files)})
+
+
+def _missing_secrets(
+    tables: Tables, spec: ServiceSpec, applied: Mapping[tuple[str, str], Secret]
+) -> list[str]:
+    problems = []
+    for name, key in _references(spec):
+        where = (spec.namespace, name)
+        stored = tables.secrets.get(where)
+        keys = applied[where].values.keys() if where in applied else None
+        if keys is None and stored is not None:
+            keys = stored.value.sealed.keys()
+        if keys is None:
+            problems.append(
+                f"service {spec.name}: there is no secret {name} in namespace {spec.namespace}; "
+                "apply it first or with it"
+            )
+        elif key not in keys:
+            problems.append(
+                f"service {spec.name}: secret {name} has no key {key!r}; it has "
+                f"{', '.join(sorted(keys)) or 'none'}"
+            )
+    return problems
+
+
+def _required_secrets(
+    tables: Tables, documents: Sequence[Wanted], changes: Sequence[Change]
+) -> Changes:
+    """A secret that a written service refers to must still be what was looked at."""
+    written = {c.key for c in changes if c.kind is Kind.SECRET}
+    services = {c.key for c in changes if c.kind is Kind.SERVICE}
+    needed = {
+        (d.key[0], name)
+        for d in documents
+        if isinstance(d.subject, ServiceSpec) and d.key in services
+        for name, _ in _references(d.subject)
+    }
+    return tuple(
+        Require(Kind.SECRET, key, tables.secrets[key].mod_revision)
+        for key in sorted(needed - written)
+    )
+
+
+def _prune(desk: Desk, documents: Sequence[Wanted], namespaces: Sequence[str]) -> Outcome:
+    named = {(type(d.subject), d.key) for d in documents}
+    changes: list[Change] = []
+    told: list[control.Change] = []
+    gone: set[tuple[str, str]] = set()
+    for key in sorted(desk.tables.services):
+        if key[0] in namespaces and (ServiceSpec, key) not in named:
+            outcome = delete_service(desk, *key)
+            gone.add(key)
+            changes += outcome.changes
+            told += outcome.said
+    for key in sorted(desk.tables.secrets):
+        if key[0] not in namespaces or (Secret, key) in named:
+            continue
+        users = [n for n in secret_users(desk.tables.services, *key) if (key[0], n) not in gone]
+        if users:
+            raise Conflict(
+                f"secret {key[1]} would be pruned but is used by {', '.join(users)}",
+                hint="keep its document, or change these services",
+            )
+        stored = desk.tables.secrets[key]
+        changes.append(Delete(Kind.SECRET, key, stored.mod_revision))
+        told.append(said("Secret", key, "delete"))
+    return Outcome(tuple(changes), tuple(told))
