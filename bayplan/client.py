@@ -33,6 +33,7 @@ so that a controller can be reached under any address (a forwarded port, a load 
 CODE_KEY: Final = "bayplan-code"
 HINT_KEY: Final = "bayplan-hint-bin"
 LEADER_KEY: Final = "bayplan-leader"
+"""Trailing metadata of an error: its stable code, its advice (UTF-8), the leader's address."""
 
 DEADLINE_S: Final = 30.0
 PATIENCE_S: Final = 10.0
@@ -86,17 +87,6 @@ _BY_STATUS: Final[dict[grpc.StatusCode, type[errors.BayplanError]]] = {
 }
 
 
-class NotLeader(errors.Unavailable):
-    """The controller asked does not lead. `leader` is the address of the one that does; empty:
-    nobody does at the moment."""
-
-    code = "not_leader"
-
-    def __init__(self, message: str, leader: str, *, hint: str = "") -> None:
-        super().__init__(message, hint=hint)
-        self.leader = leader
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credentials:
     """PEM texts. `certificate_pem` and `key_pem` empty: the server alone shows who it is (the
@@ -143,7 +133,7 @@ def domain_error(error: aio.AioRpcError) -> errors.BayplanError:
     hint = _metadata(error, HINT_KEY) or ""
     leader = _metadata(error, LEADER_KEY)
     if leader is not None:
-        return NotLeader(message, leader, hint=hint)
+        return errors.NotLeader(message, leader=leader, hint=hint)
     code = _metadata(error, CODE_KEY)
     cls = _BY_CODE.get(code or "") or _BY_STATUS.get(error.code(), errors.BayplanError)
     made = cls(message, hint=hint)
@@ -442,7 +432,7 @@ class _Search:
         """Returns once another try makes sense, at the client's current address; else raises."""
         client = self._client
         known = domain_error(error)
-        if isinstance(known, NotLeader):
+        if isinstance(known, errors.NotLeader):
             await self._redirect(known)
             return
         if not _from_transport(error):
@@ -464,7 +454,7 @@ class _Search:
         client._current = client._next(client._current)
         await asyncio.sleep(RETRY_S)
 
-    async def _redirect(self, error: NotLeader) -> None:
+    async def _redirect(self, error: errors.NotLeader) -> None:
         client = self._client
         self._redirects += 1
         if self._redirects > REDIRECTS_MAX or time.monotonic() >= self._patience:

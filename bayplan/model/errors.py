@@ -52,6 +52,17 @@ class Unavailable(BayplanError):
     exit_code = 6
 
 
+class NotLeader(Unavailable):
+    """The controller asked does not lead. `leader` is the address of the one that does; empty:
+    nobody does at the moment."""
+
+    code = "not_leader"
+
+    def __init__(self, message: str, *, leader: str = "", hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.leader = leader
+
+
 class DeadlineExceeded(BayplanError):
     code = "deadline_exceeded"
     exit_code = 7

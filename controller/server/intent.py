@@ -16,14 +16,13 @@ from bayplan.model.errors import Conflict, InvalidSpec, NotFound
 from bayplan.model.event import Event, Severity
 from bayplan.model.secret import SealedSecret, Secret
 from bayplan.model.service import Service, ServiceSpec, ServiceVersion, TaskTemplate
+from bayplan.model.validate import Problem, secret_references, validate, validate_secret
 from bayplan.wire._pb.bayplan.v1 import control_pb2 as control
 from bayplan.wire.convert import to_pb
 from controller.server import diff
 from controller.server.views import secret_users
 from controller.store.base import Change, Changes, Delete, Kind, Put, Require, Tables
 
-SECRET_MAX_BYTES: Final = 512 << 10
-"""Of one secret, all keys together: well below what one etcd value may hold (1.5 MiB)."""
 SOURCE_MAX_BYTES: Final = 512 << 10
 
 
@@ -377,11 +376,6 @@ def delete_service(desk: Desk, namespace: str, name: str) -> Outcome:
 def apply_secret(desk: Desk, vault: Vault, secret: Secret) -> tuple[Changes, control.Change]:
     """Values are compared unsealed and never appear in what is said."""
     key = (secret.namespace, secret.name)
-    if sum(map(len, secret.values.values())) > SECRET_MAX_BYTES:
-        raise InvalidSpec(
-            f"secret {secret.name} is larger than {SECRET_MAX_BYTES >> 10}KiB",
-            hint="keep the key to the file in the secret, and the file elsewhere",
-        )
     stored = desk.tables.secrets.get(key)
     before: dict[str, bytes] = {}
     if stored is not None:
@@ -498,6 +492,7 @@ def _check_documents(tables: Tables, documents: Sequence[Wanted]) -> None:
         if (kind, document.key) in seen:
             problems.append(f"{document.key[1]} is there twice in namespace {document.key[0]}")
         seen.add((kind, document.key))
+        problems += _problems(document)
         if len(document.source.encode()) > SOURCE_MAX_BYTES:
             problems.append(f"{document.key[1]} is longer than {SOURCE_MAX_BYTES >> 10}KiB")
         if isinstance(document.subject, ServiceSpec):
@@ -506,17 +501,25 @@ def _check_documents(tables: Tables, documents: Sequence[Wanted]) -> None:
         raise InvalidSpec("; ".join(problems))
 
 
-def _references(spec: ServiceSpec) -> list[tuple[str, str]]:
-    template = spec.template
-    found = [(e.secret.name, e.secret.key) for e in template.env if e.secret is not None]
-    return sorted({*found, *((f.secret.name, f.secret.key) for f in template.files)})
+def _problems(document: Wanted) -> list[str]:
+    subject = document.subject
+    found: list[Problem] = (
+        validate_secret(subject) if isinstance(subject, Secret) else validate(subject)
+    )
+    kind = "secret" if isinstance(subject, Secret) else "service"
+    texts = []
+    for problem in found:
+        path = ".".join(map(str, problem.path))
+        texts.append(f"{kind} {subject.name}: {path + ': ' if path else ''}{problem.message}")
+    return texts
 
 
 def _missing_secrets(
     tables: Tables, spec: ServiceSpec, applied: Mapping[tuple[str, str], Secret]
 ) -> list[str]:
     problems = []
-    for name, key in _references(spec):
+    for reference in secret_references(spec.template):
+        name, key = reference.name, reference.key
         where = (spec.namespace, name)
         stored = tables.secrets.get(where)
         keys = applied[where].values.keys() if where in applied else None
@@ -542,10 +545,10 @@ def _required_secrets(
     written = {c.key for c in changes if c.kind is Kind.SECRET}
     services = {c.key for c in changes if c.kind is Kind.SERVICE}
     needed = {
-        (d.key[0], name)
+        (d.key[0], reference.name)
         for d in documents
         if isinstance(d.subject, ServiceSpec) and d.key in services
-        for name, _ in _references(d.subject)
+        for reference in secret_references(d.subject.template)
     }
     return tuple(
         Require(Kind.SECRET, key, tables.secrets[key].mod_revision)

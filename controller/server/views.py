@@ -15,6 +15,7 @@ from bayplan.model.node import Node
 from bayplan.model.resources import Resources
 from bayplan.model.service import Rollout, RolloutState, Service, TaskTemplate
 from bayplan.model.task import FINAL, DesiredState, Health, Task, TaskState, TaskStatus
+from bayplan.model.validate import secret_references
 from bayplan.wire._pb.bayplan.v1 import control_pb2 as control
 from bayplan.wire._pb.bayplan.v1 import types_pb2
 from bayplan.wire.convert import enum_name, to_pb
@@ -337,19 +338,13 @@ def _drain_progress(tables: Tables, present: list[Task], reasons: Reasons, now: 
     return text
 
 
-def uses_secret(service: Service, secret: str) -> bool:
-    template = service.spec.template
-    return any(e.secret and e.secret.name == secret for e in template.env) or any(
-        f.secret.name == secret for f in template.files
-    )
-
-
 def secret_users(services: Mapping[Key, Stored[Service]], namespace: str, secret: str) -> list[str]:
     """Names of the services of the namespace that refer to the secret."""
     return sorted(
         s.value.name
         for (where, _), s in services.items()
-        if where == namespace and uses_secret(s.value, secret)
+        if where == namespace
+        and any(r.name == secret for r in secret_references(s.value.spec.template))
     )
 
 
