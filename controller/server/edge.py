@@ -50,6 +50,9 @@ class Leadership(Protocol):
     @property
     def address(self) -> str: ...
 
+    @property
+    def join_address(self) -> str: ...
+
 
 def status_of(error: errors.BayplanError) -> tuple[grpc.StatusCode, tuple[tuple[str, Any], ...]]:
     """The status code and trailing metadata that carry a failure."""

@@ -50,7 +50,7 @@ class Parts:
     vault: Vault
     tunnels: Tunnels
     addresses: Addresses
-    reasons: Callable[[], Reasons]
+    reasons: Reasons
     frozen: Callable[[], str]
     etcd_version: Callable[[], str]
     now: Callable[[], float] = time.time

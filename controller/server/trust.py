@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import grpc
 
@@ -172,7 +172,8 @@ class ServerCertificate:
         """Server credentials that follow renewals."""
         seen = self._generation
 
-        def fetch() -> grpc.ServerCertificateConfiguration | None:
+        # None means "as before" (gRFC L12), which the type stubs do not know.
+        def fetch() -> Any:
             nonlocal seen
             if seen == self._generation:
                 return None

@@ -6,7 +6,7 @@ Pure: tables, the placement loop's reasons and the time in, messages out.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -27,8 +27,8 @@ HISTORY_SHOWN_MAX: Final = 5
 EVENTS_SHOWN_MAX: Final = 20
 HOUR_S: Final = 3600.0
 
-Reasons = Mapping[Key, str]
-"""Why tasks wait for a node, by task key, as the placement loop found last."""
+Reasons = Callable[[str], str]
+"""Why the task of a uid waits for a node, as the placement loop found last; empty: not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +75,11 @@ def live(tables: Tables, task: Task) -> bool:
     )
 
 
+def present(tables: Tables, task: Task) -> bool:
+    """True where the task is not over."""
+    return task_state(task, status_of(tables, task)) not in FINAL
+
+
 def serving(tables: Tables, task: Task) -> bool:
     status = status_of(tables, task)
     return status is not None and status.serving and task.desired is DesiredState.RUNNING
@@ -87,7 +92,7 @@ def why(tables: Tables, task: Task, reasons: Reasons, now: float) -> str:
     if state is TaskState.PENDING:
         if task.not_before_at > now:
             return f"waits {duration(task.not_before_at - now)} before it is tried again"
-        return reasons.get((task.namespace, task.name)) or task.reason or "waits for a node"
+        return reasons(task.uid) or task.reason or "waits for a node"
     if status is None:
         return "" if task.desired is DesiredState.RUNNING else task.reason
     if status.restarting_until_at:
@@ -292,25 +297,21 @@ def node_view(
     index: Index, node: Node, reasons: Reasons, now: float, *, detail: bool
 ) -> control.NodeView:
     tables = index.tables
-    present = [
-        t
-        for t in index.by_node.get(node.name, ())
-        if task_state(t, status_of(tables, t)) not in FINAL
-    ]
+    here = [t for t in index.by_node.get(node.name, ()) if present(tables, t)]
     requested = Resources()
-    for task in present:
+    for task in here:
         template = template_of(tables, task)
         if template is not None:
             requested += template.resources
-    view = control.NodeView(node=to_pb(node), requested=to_pb(requested), tasks=len(present))
+    view = control.NodeView(node=to_pb(node), requested=to_pb(requested), tasks=len(here))
     view.node.ClearField("certificate_serials")
     status = tables.nodestatus.get(("", node.name))
     if status is not None:
         view.status.CopyFrom(to_pb(status.value))
     if node.draining:
-        view.drain_progress = _drain_progress(tables, present, reasons, now)
+        view.drain_progress = _drain_progress(tables, here, reasons, now)
     if detail:
-        view.task_list.extend(task_view(tables, t, reasons, now) for t in present)
+        view.task_list.extend(task_view(tables, t, reasons, now) for t in here)
         found = [
             s.value
             for s in tables.events.values()
@@ -320,12 +321,12 @@ def node_view(
     return view
 
 
-def _drain_progress(tables: Tables, present: list[Task], reasons: Reasons, now: float) -> str:
-    if not present:
+def _drain_progress(tables: Tables, here: list[Task], reasons: Reasons, now: float) -> str:
+    if not here:
         return "drained: no task is left"
-    stopping = sum(1 for t in present if not live(tables, t))
-    services = sorted({t.service for t in present})
-    text = f"{len(present)} tasks left, {stopping} of them stopping ({', '.join(services[:5])})"
+    stopping = sum(1 for t in here if not live(tables, t))
+    services = sorted({t.service for t in here})
+    text = f"{len(here)} tasks left, {stopping} of them stopping ({', '.join(services[:5])})"
     pending = [
         t
         for s in tables.tasks.values()

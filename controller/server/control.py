@@ -1,0 +1,15 @@
+"""The Control service: what operators call."""
+
+from __future__ import annotations
+
+from controller.server.parts import Parts
+from controller.server.reads import Reads
+from controller.server.streams import Streams
+from controller.server.writes import Writes
+
+
+class Control(Reads, Writes, Streams):
+    """Every call of `bayplan.v1.Control`."""
+
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(parts)

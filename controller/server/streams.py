@@ -1,0 +1,242 @@
+"""Logs and exec: what flows between an operator and tasks, through tunnels to their nodes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import structlog
+
+from bayplan.model.errors import BayplanError, Conflict, InvalidSpec, NotFound
+from bayplan.model.task import Task, TaskState
+from bayplan.wire._pb.bayplan.v1 import dispatcher_pb2 as dispatcher
+from bayplan.wire._pb.bayplan.v1.control_pb2_grpc import ControlServicer
+from controller.server.auth import CALLER
+from controller.server.intent import find_service
+from controller.server.parts import Parts
+from controller.server.tunnels import Frame, Tunnel, TunnelEnded
+from controller.server.views import present, status_of, task_state
+from controller.store.base import Tables
+
+log = structlog.get_logger(__name__)
+
+LOG_TASKS_MAX: Final = 200
+"""Tasks whose logs one call follows."""
+LINES_MAX: Final = 256
+"""Messages queued towards the operator."""
+RECONNECT_S: Final = 1.0
+LOOK_S: Final = 0.5
+"""A followed service is looked at for new tasks at most this often."""
+
+
+class _Follower:
+    """One call of Logs: a reader for each task, and one queue they all put into."""
+
+    def __init__(self, parts: Parts, request: dispatcher.LogsRequest) -> None:
+        self._parts = parts
+        self._request = request
+        self._queue: asyncio.Queue[dispatcher.LogLine] = asyncio.Queue(LINES_MAX)
+        self._readers: dict[str, asyncio.Task[None]] = {}
+
+    def _tasks(self, tables: Tables) -> list[Task]:
+        """Those asked for that ever had a node, oldest first."""
+        request = self._request
+        if request.task:
+            stored = tables.tasks.get((request.namespace, request.task))
+            return [stored.value] if stored is not None and stored.value.node else []
+        index = self._parts.index()
+        found = index.by_service.get((request.namespace, request.service), [])
+        return sorted((t for t in found if t.node), key=lambda t: (t.created_at, t.slot))
+
+    def check(self, tables: Tables) -> None:
+        """Raises NotFound, InvalidSpec."""
+        request = self._request
+        if request.task:
+            if (request.namespace, request.task) not in tables.tasks:
+                raise NotFound(
+                    f"there is no task {request.task} in namespace {request.namespace}",
+                    hint="`bay get SERVICE` lists a service's tasks",
+                )
+        elif request.service:
+            find_service(tables, request.namespace, request.service)
+        else:
+            raise InvalidSpec("logs need a service or a task")
+
+    async def lines(self) -> AsyncIterator[dispatcher.LogLine]:
+        watching = asyncio.create_task(self._watch())
+        try:
+            while True:
+                get = asyncio.ensure_future(self._queue.get())
+                try:
+                    await asyncio.wait({get, watching}, return_when=asyncio.FIRST_COMPLETED)
+                    if get.done():
+                        yield get.result()
+                        continue
+                finally:
+                    get.cancel()
+                watching.result()
+                while not self._queue.empty():
+                    yield self._queue.get_nowait()
+                return
+        finally:
+            everything = [watching, *self._readers.values()]
+            for task in everything:
+                task.cancel()
+            await asyncio.gather(*everything, return_exceptions=True)
+
+    async def _watch(self) -> None:
+        """Readers for the tasks there are and, while following, for those that come. Returns
+        once nothing can come any more."""
+        store = self._parts.store
+        while True:
+            tables = store.tables
+            for task in self._tasks(tables):
+                if task.uid not in self._readers:
+                    await self._begin(task)
+            if not self._request.follow:
+                await self._all_read()
+                return
+            if self._over(tables):
+                await self._all_read()
+                return
+            revision = tables.revision
+            await asyncio.sleep(LOOK_S)
+            await store.wait_changed(revision)
+
+    def _over(self, tables: Tables) -> bool:
+        request = self._request
+        if request.task:
+            stored = tables.tasks.get((request.namespace, request.task))
+            return stored is None or not present(tables, stored.value)
+        return (request.namespace, request.service) not in tables.services
+
+    async def _all_read(self) -> None:
+        if self._readers:
+            await asyncio.wait(self._readers.values())
+
+    async def _begin(self, task: Task) -> None:
+        if len(self._readers) == LOG_TASKS_MAX:
+            await self._notice(
+                task, f"only the first {LOG_TASKS_MAX} tasks are shown; name one with --task"
+            )
+        if len(self._readers) < LOG_TASKS_MAX:
+            self._readers[task.uid] = asyncio.create_task(self._read(task))
+
+    async def _notice(self, task: Task, text: str) -> None:
+        await self._queue.put(dispatcher.LogLine(task=task.name, node=task.node, notice=text))
+
+    async def _read(self, task: Task) -> None:
+        """All lines of one task; where its node goes away while it is followed, what comes
+        after is fetched once the node is back."""
+        since_at, tail, told = self._request.since_at, self._request.tail, ""
+        while True:
+            try:
+                tunnel = await self._parts.tunnels.open(task.node, self._open(task, since_at, tail))
+            except BayplanError as error:
+                if told != error.message:
+                    told = error.message
+                    await self._notice(task, f"{task.name}: {error.message}")
+                if not self._request.follow or self._gone(task):
+                    return
+                await asyncio.sleep(RECONNECT_S)
+                continue
+            told = ""
+            try:
+                async for line in _log_lines(tunnel):
+                    line.task, line.node = task.name, task.node
+                    since_at, tail = max(since_at, line.at), 0
+                    await self._queue.put(line)
+                return
+            except TunnelEnded as error:
+                await self._notice(task, f"{task.name}: {error.message}")
+                if not self._request.follow or self._gone(task):
+                    return
+                await asyncio.sleep(RECONNECT_S)
+            finally:
+                self._parts.tunnels.close(tunnel)
+
+    def _gone(self, task: Task) -> bool:
+        tables = self._parts.store.tables
+        stored = tables.tasks.get((task.namespace, task.name))
+        return stored is None or not present(tables, stored.value)
+
+    def _open(self, task: Task, since_at: float, tail: int) -> dispatcher.OpenTunnel:
+        logs = dispatcher.LogsRequest(
+            namespace=task.namespace,
+            service=task.service,
+            task=task.name,
+            follow=self._request.follow,
+            since_at=since_at,
+            tail=tail,
+        )
+        return dispatcher.OpenTunnel(logs=logs, task_uid=task.uid)
+
+
+async def _log_lines(tunnel: Tunnel) -> AsyncIterator[dispatcher.LogLine]:
+    while (frame := await tunnel.receive()) is not None:
+        for line in frame.logs.lines:
+            yield line
+
+
+def _exec_task(tables: Tables, start: dispatcher.ExecStart) -> Task:
+    """The running task to exec in. Raises NotFound, Conflict, InvalidSpec."""
+    if not start.command:
+        raise InvalidSpec("exec needs a command, e.g. `bay exec web.0.1 -- sh`")
+    stored = tables.tasks.get((start.namespace, start.task))
+    if stored is None:
+        raise NotFound(
+            f"there is no task {start.task} in namespace {start.namespace}",
+            hint="`bay get SERVICE` lists a service's tasks",
+        )
+    state = task_state(stored.value, status_of(tables, stored.value))
+    if state is not TaskState.RUNNING:
+        raise Conflict(
+            f"task {start.task} is {state}, not running",
+            hint="`bay describe SERVICE` shows which tasks run",
+        )
+    return stored.value
+
+
+class Streams(ControlServicer):
+    """Mixed into the Control service."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    async def Logs(
+        self, request: dispatcher.LogsRequest, context: Any
+    ) -> AsyncIterator[dispatcher.LogLine]:
+        follower = _Follower(self._parts, request)
+        follower.check(self._parts.store.tables)
+        async for line in follower.lines():
+            yield line
+
+    async def Exec(
+        self, request_iterator: AsyncIterator[dispatcher.ExecInput], context: Any
+    ) -> AsyncIterator[dispatcher.ExecOutput]:
+        first = await anext(aiter(request_iterator), None)
+        if first is None or first.WhichOneof("input") != "start":
+            raise InvalidSpec("an exec begins with what to start")
+        start = first.start
+        task = _exec_task(self._parts.store.tables, start)
+        log.info("exec", caller=CALLER.get().name, task=task.name, node=task.node)
+        request = dispatcher.OpenTunnel(exec=start, task_uid=task.uid)
+        tunnel = await self._parts.tunnels.open(task.node, request)
+        feeding = asyncio.create_task(_feed(tunnel, request_iterator))
+        try:
+            while (frame := await tunnel.receive()) is not None:
+                if frame.WhichOneof("frame") == "exec_output":
+                    yield frame.exec_output
+        finally:
+            feeding.cancel()
+            await asyncio.gather(feeding, return_exceptions=True)
+            self._parts.tunnels.close(tunnel)
+
+
+async def _feed(tunnel: Tunnel, inputs: AsyncIterator[dispatcher.ExecInput]) -> None:
+    try:
+        async for item in inputs:
+            await tunnel.send(Frame(exec_input=item))
+    except TunnelEnded:
+        return

@@ -1,0 +1,205 @@
+"""The calls that change something. Only the leader carries them out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from bayplan import pki
+from bayplan.model.errors import InvalidSpec, NotFound
+from bayplan.model.identity import Role, TokenPurpose
+from bayplan.model.secret import Secret
+from bayplan.model.service import ServiceSpec
+from bayplan.model.validate import REPLICAS_MAX
+from bayplan.wire._pb.bayplan.v1 import control_pb2 as control
+from bayplan.wire._pb.bayplan.v1 import dispatcher_pb2 as dispatcher
+from bayplan.wire._pb.bayplan.v1 import types_pb2
+from bayplan.wire._pb.bayplan.v1.control_pb2_grpc import ControlServicer
+from bayplan.wire.convert import from_pb
+from controller.server import intent, nodes, people
+from controller.server.auth import CALLER
+from controller.server.intent import Desk, Outcome
+from controller.server.parts import Parts, new_uid
+from controller.store.base import Kind, Put
+
+DOCUMENTS_MAX = 1_000
+
+
+def wanted(document: control.Document) -> intent.Wanted:
+    """Raises InvalidSpec for what this version does not know."""
+    match document.WhichOneof("object"):
+        case "service":
+            return intent.Wanted(from_pb(ServiceSpec, document.service), document.source)
+        case "secret":
+            # What was typed holds the values: it is not kept.
+            return intent.Wanted(from_pb(Secret, document.secret))
+        case _:
+            raise InvalidSpec("this controller does not know this kind of document")
+
+
+def _role(number: int) -> Role:
+    match number:
+        case types_pb2.ROLE_ADMIN:
+            return Role.ADMIN
+        case types_pb2.ROLE_OPERATOR:
+            return Role.OPERATOR
+        case types_pb2.ROLE_VIEWER:
+            return Role.VIEWER
+        case _:
+            raise InvalidSpec("an identity needs a role: admin, operator or viewer")
+
+
+class Writes(ControlServicer):
+    """Mixed into the Control service."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    async def Apply(self, request: control.ApplyRequest, context: Any) -> control.ApplyResponse:
+        if len(request.documents) > DOCUMENTS_MAX:
+            raise InvalidSpec(f"at most {DOCUMENTS_MAX} documents are applied at once")
+        documents = [wanted(d) for d in request.documents]
+        decide: Callable[[Desk], Outcome] = partial(
+            intent.apply,
+            vault=self._parts.vault,
+            documents=documents,
+            prune_namespaces=tuple(request.prune_namespaces),
+        )
+        if request.dry_run:
+            tables = self._parts.store.tables
+            desk = Desk(
+                tables=tables, caller=CALLER.get().name, now=self._parts.now(), new_uid=new_uid
+            )
+            return control.ApplyResponse(changes=decide(desk).said, revision=tables.revision)
+        done = await self._parts.commit(decide)
+        return control.ApplyResponse(changes=done.changes, revision=done.revision)
+
+    async def Scale(self, request: control.ScaleRequest, context: Any) -> control.ChangeResponse:
+        if request.replicas > REPLICAS_MAX:
+            raise InvalidSpec(f"a service has at most {REPLICAS_MAX} replicas")
+        return await self._parts.commit(
+            lambda desk: intent.scale(desk, request.namespace, request.service, request.replicas)
+        )
+
+    async def Restart(
+        self, request: control.ServiceRequest, context: Any
+    ) -> control.ChangeResponse:
+        return await self._parts.commit(
+            lambda desk: intent.restart(desk, request.namespace, request.service)
+        )
+
+    async def Stop(self, request: control.ServiceRequest, context: Any) -> control.ChangeResponse:
+        return await self._parts.commit(
+            lambda desk: intent.set_stopped(desk, request.namespace, request.service, True)
+        )
+
+    async def Start(self, request: control.ServiceRequest, context: Any) -> control.ChangeResponse:
+        return await self._parts.commit(
+            lambda desk: intent.set_stopped(desk, request.namespace, request.service, False)
+        )
+
+    async def Rollback(
+        self, request: control.RollbackRequest, context: Any
+    ) -> control.ChangeResponse:
+        return await self._parts.commit(
+            lambda desk: intent.rollback(
+                desk, request.namespace, request.service, request.generation
+            )
+        )
+
+    async def DeleteService(
+        self, request: control.ServiceRequest, context: Any
+    ) -> control.ChangeResponse:
+        return await self._parts.commit(
+            lambda desk: intent.delete_service(desk, request.namespace, request.service)
+        )
+
+    async def DeleteSecret(
+        self, request: control.SecretRequest, context: Any
+    ) -> control.ChangeResponse:
+        return await self._parts.commit(
+            lambda desk: intent.delete_secret(desk, request.namespace, request.secret)
+        )
+
+    async def Cordon(self, request: control.NodeRequest, context: Any) -> control.ChangeResponse:
+        return await self._parts.commit(lambda desk: nodes.cordon(desk, request.node))
+
+    async def Uncordon(self, request: control.NodeRequest, context: Any) -> control.ChangeResponse:
+        return await self._parts.commit(lambda desk: nodes.uncordon(desk, request.node))
+
+    async def Drain(self, request: control.NodeRequest, context: Any) -> control.ChangeResponse:
+        return await self._parts.commit(lambda desk: nodes.drain(desk, request.node))
+
+    async def LabelNode(
+        self, request: control.LabelNodeRequest, context: Any
+    ) -> control.ChangeResponse:
+        return await self._parts.commit(
+            lambda desk: nodes.label(desk, request.node, dict(request.set), list(request.remove))
+        )
+
+    async def RemoveNode(
+        self, request: control.NodeRequest, context: Any
+    ) -> control.ChangeResponse:
+        return await self._parts.commit(
+            lambda desk: nodes.remove(desk, request.node, request.force)
+        )
+
+    async def CreateToken(
+        self, request: control.CreateTokenRequest, context: Any
+    ) -> control.CreateTokenResponse:
+        match request.purpose:
+            case types_pb2.TOKEN_PURPOSE_NODE:
+                purpose = TokenPurpose.NODE
+            case types_pb2.TOKEN_PURPOSE_OPERATOR:
+                purpose = TokenPurpose.OPERATOR
+            case _:
+                raise InvalidSpec("a token is for a node or for an operator")
+        token = pki.make_token(self._parts.trust.ca_pem)
+        expires_at = 0.0
+
+        def decide(desk: Desk) -> Outcome:
+            nonlocal expires_at
+            outcome, expires_at = people.create_token(
+                desk, token, purpose, request.subject, request.lifetime_s
+            )
+            return outcome
+
+        await self._parts.commit(decide)
+        return control.CreateTokenResponse(token=token.text(), expires_at=expires_at)
+
+    async def SetIdentity(
+        self, request: control.SetIdentityRequest, context: Any
+    ) -> control.ChangeResponse:
+        role = _role(request.role)
+        return await self._parts.commit(
+            lambda desk: people.set_identity(desk, request.name, role, request.exec)
+        )
+
+    async def RemoveIdentity(
+        self, request: control.IdentityRequest, context: Any
+    ) -> control.ChangeResponse:
+        return await self._parts.commit(lambda desk: people.remove_identity(desk, request.name))
+
+    async def RenewOperatorCertificate(
+        self, request: dispatcher.RenewCertificateRequest, context: Any
+    ) -> dispatcher.RenewCertificateResponse:
+        """The old certificate stays valid until it expires, so that a lost answer locks nobody
+        out."""
+        trust, name = self._parts.trust, CALLER.get().name
+        issued = await asyncio.to_thread(trust.operator, request.csr_pem, name)
+
+        def decide(desk: Desk) -> Outcome:
+            stored = desk.tables.identities.get(("", name))
+            if stored is None:
+                raise NotFound(f"there is no identity {name} any more")
+            serials = people.with_serial(stored.value.certificate_serials, issued.serial_hex)
+            renewed = replace(stored.value, certificate_serials=serials)
+            return Outcome((Put(Kind.IDENTITY, ("", name), renewed, stored.mod_revision),), ())
+
+        await self._parts.commit(decide)
+        return dispatcher.RenewCertificateResponse(
+            certificate_pem=issued.certificate_pem, ca_certificate_pem=trust.ca_pem
+        )
