@@ -117,9 +117,7 @@ class Join(JoinServicer):
         CALLER.set(Caller(f"token {record.id}", ""))
 
         def decide(desk: Desk) -> Outcome:
-            outcome, node = join_node(
-                desk, trust.cluster.subnet_pool, self._prefix(), request, issued
-            )
+            outcome, node = join_node(desk, trust.cluster, request, issued)
             joined[:] = [node]
             return outcome
 
