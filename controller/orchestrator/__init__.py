@@ -1,0 +1,22 @@
+"""Which tasks should exist: replicas, rollout, restart, drain, history. Pure."""
+
+from controller.orchestrator.decision import Decision, Note
+from controller.orchestrator.history import reap, reap_events
+from controller.orchestrator.naming import task_uid
+from controller.orchestrator.restart import avoid_nodes
+from controller.orchestrator.service import decide
+from controller.orchestrator.situation import NodeFacts, Observed, Situation, situation
+
+__all__ = [
+    "Decision",
+    "NodeFacts",
+    "Note",
+    "Observed",
+    "Situation",
+    "avoid_nodes",
+    "decide",
+    "reap",
+    "reap_events",
+    "situation",
+    "task_uid",
+]

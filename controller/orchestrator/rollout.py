@@ -1,0 +1,314 @@
+"""The change from one version to another: when it begins, fails, is rolled back, is done.
+
+           apply                     all slots new and proven
+  (none) ───────► RUNNING ─────────────────────────────────────► COMPLETE
+                   │  a new task fails, or no progress in time
+                   ├─ on_failure: pause ──► PAUSED ◄─┐ the rollback fails too
+                   └─ on_failure: rollback ─► ROLLING_BACK ────► ROLLED_BACK
+
+Rolling back makes a new version with the old spec; PAUSED ends with the next version applied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from bayplan.model.event import Severity
+from bayplan.model.service import OnFailure, Rollout, RolloutState, ServiceVersion
+from bayplan.model.task import Health, TaskState
+from controller.orchestrator.decision import Decision, require_service, revision
+from controller.orchestrator.naming import version_key
+from controller.orchestrator.restart import said
+from controller.orchestrator.situation import Observed, Situation
+from controller.tables import Kind, Put
+
+ACTIVE = frozenset({RolloutState.RUNNING, RolloutState.ROLLING_BACK})
+PROGRESS_WRITE_S = 1.0
+"""`progress_at` is written only when it moved by this much: it is derived, and shown."""
+RESTARTS_MAX = 2
+"""In-place restarts of a new task during its rollout, however long its runs."""
+REJECTIONS_MAX = 3
+"""Nodes that may refuse a slot of the new version before the version is to blame."""
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """Where the service stands between versions. `rollout` is as stored or as just decided."""
+
+    rollout: Rollout
+    fresh: bool
+
+    @property
+    def active(self) -> bool:
+        return self.rollout.state in ACTIVE
+
+
+def updated(situation: Situation, observed: Observed) -> bool:
+    return observed.task.template_hash == situation.service.value.template_hash
+
+
+def proven_at(situation: Situation, rollout: Rollout, observed: Observed) -> float | None:
+    """When a serving task counts as good: after `monitor_s` if this rollout started it. None:
+    it does not serve."""
+    if not observed.serving:
+        return None
+    if rollout.state in ACTIVE and observed.task.created_at >= rollout.started_at:
+        return observed.since_at + situation.service.value.spec.update.monitor_s
+    return observed.since_at
+
+
+def begin(situation: Situation, now: float, decision: Decision) -> Phase:
+    """The rollout to the service's newest version: the stored one, or a new one."""
+    service = situation.service.value
+    stored = situation.rollout
+    old = stored.value if stored else None
+    if old is not None and old.to_generation == service.generation:
+        return Phase(old, fresh=False)
+    if old is not None and old.state in ACTIVE and _same_template(situation, old.to_generation):
+        rollout = replace(old, to_generation=service.generation)
+    else:
+        rollout = _new(situation, old, now)
+    decision.add(
+        require_service(situation),
+        Put(Kind.ROLLOUT, (service.namespace, service.name), rollout, revision(stored)),
+    )
+    if rollout.from_generation and rollout.state is RolloutState.RUNNING:
+        text = f"v{rollout.from_generation} to v{rollout.to_generation}"
+        decision.note(situation, "RolloutStarted", text)
+    return Phase(rollout, fresh=True)
+
+
+def _same_template(situation: Situation, generation: int) -> bool:
+    version = situation.versions.get(generation)
+    service = situation.service.value
+    return version is not None and version.value.template_hash == service.template_hash
+
+
+def _new(situation: Situation, old: Rollout | None, now: float) -> Rollout:
+    service = situation.service.value
+    outdated = [o for o in situation.tasks if o.wanted and not updated(situation, o)]
+    rollout = Rollout(
+        namespace=service.namespace,
+        service=service.name,
+        from_generation=_good_generation(old, outdated),
+        to_generation=service.generation,
+        state=RolloutState.RUNNING,
+        started_at=now,
+        progress_at=now,
+    )
+    unchanged = rollout.from_generation and _same_template(situation, rollout.from_generation)
+    if unchanged and not outdated:
+        return replace(
+            rollout,
+            state=RolloutState.COMPLETE,
+            reason="no task had to be replaced",
+            finished_at=now,
+        )
+    version = situation.versions.get(service.generation)
+    if version is not None and version.value.cause == "rollback":
+        return replace(rollout, reason="rolled back by an operator")
+    return rollout
+
+
+def _good_generation(old: Rollout | None, outdated: Sequence[Observed]) -> int:
+    """The version to go back to; 0: there is none."""
+    if old is None:
+        return max((o.task.generation for o in outdated), default=0)
+    settled = (RolloutState.COMPLETE, RolloutState.ROLLED_BACK, RolloutState.ROLLING_BACK)
+    return old.to_generation if old.state in settled else old.from_generation
+
+
+def failure(situation: Situation, rollout: Rollout, now: float) -> str:
+    """Why the active rollout has failed; empty: it has not (yet)."""
+    update = situation.service.value.spec.update
+    slots = situation.slots
+    for slot in range(1, situation.service.value.replicas + 1):
+        ours = [
+            o
+            for o in slots[slot]
+            if updated(situation, o) and o.task.created_at >= rollout.started_at
+        ]
+        refused = [o for o in ours if o.state is TaskState.REJECTED]
+        if len(refused) >= REJECTIONS_MAX:
+            return f"{refused[-1].task.name} rejected {len(refused)} times: {said(refused[-1])}"
+        for observed in ours:
+            why = _task_failure(observed, update.monitor_s)
+            if why:
+                return f"{observed.task.name} {why}"
+    waited_s = now - progress_at(situation, rollout, now)
+    if waited_s >= update.progress_deadline_s:
+        return f"no progress for {waited_s:.0f}s; {waits_for(situation, rollout)}"
+    return ""
+
+
+def _task_failure(observed: Observed, monitor_s: float) -> str:
+    status = observed.status
+    if status is None:
+        return ""
+    if status.state is TaskState.FAILED:
+        return f"failed: {said(observed)}"
+    if not observed.wanted:
+        return ""
+    if status.state is TaskState.RUNNING and status.health is Health.UNHEALTHY:
+        return f"is unhealthy: {said(observed)}"
+    if status.incarnation <= 1 and not status.restarting_until_at:
+        return ""
+    ended = status.finished_at > status.started_at > 0
+    run_s = status.finished_at - status.started_at if ended else 0.0
+    if run_s < monitor_s or status.incarnation > 1 + RESTARTS_MAX:
+        return f"restarted within {monitor_s:g}s: {said(observed)}"
+    return ""
+
+
+def progress_at(situation: Situation, rollout: Rollout, now: float) -> float:
+    """When the last task of the new version proved good, else when the rollout began."""
+    latest = rollout.progress_at
+    for observed in situation.tasks:
+        if updated(situation, observed):
+            at = proven_at(situation, rollout, observed)
+            if at is not None and at <= now:
+                latest = max(latest, at)
+    return latest
+
+
+def waits_for(situation: Situation, rollout: Rollout) -> str:
+    """Which new tasks the rollout waits for, and in which state they are."""
+    waiting = [
+        f"{o.task.name} is {o.state}"
+        for o in situation.tasks
+        if o.wanted
+        and updated(situation, o)
+        and o.task.created_at >= rollout.started_at
+        and not o.serving
+    ]
+    shown = ", ".join(sorted(waiting)[:3])
+    return f"{len(waiting)} not serving: {shown}" if waiting else "no new task could be started"
+
+
+def fail(
+    situation: Situation, rollout: Rollout, reason: str, now: float, decision: Decision
+) -> None:
+    """Roll back or pause. The change of version is one group; the tasks follow in later steps."""
+    service = situation.service
+    update = service.value.spec.update
+    good = situation.versions.get(rollout.from_generation)
+    if (
+        rollout.state is RolloutState.ROLLING_BACK
+        or update.on_failure is OnFailure.PAUSE
+        or good is None
+    ):
+        prefix = "the rollback failed: " if rollout.state is RolloutState.ROLLING_BACK else ""
+        paused = replace(
+            rollout, state=RolloutState.PAUSED, reason=prefix + reason, finished_at=now
+        )
+        _save(situation, paused, decision)
+        decision.note(situation, "RolloutPaused", paused.reason, severity=Severity.WARNING)
+        return
+    _roll_back(situation, rollout, good.value, reason, now, decision)
+
+
+def _roll_back(
+    situation: Situation,
+    rollout: Rollout,
+    good: ServiceVersion,
+    reason: str,
+    now: float,
+    decision: Decision,
+) -> None:
+    service = situation.service.value
+    generation = service.generation + 1
+    key = (service.namespace, service.name)
+    version = replace(good, generation=generation, applied_at=now, applied_by="", cause="rollback")
+    restored = replace(
+        service,
+        generation=generation,
+        spec=good.spec,
+        template_hash=good.template_hash,
+        source=good.source,
+        applied_at=now,
+    )
+    back = Rollout(
+        namespace=service.namespace,
+        service=service.name,
+        from_generation=rollout.to_generation,
+        to_generation=generation,
+        state=RolloutState.ROLLING_BACK,
+        reason=f"v{rollout.to_generation}: {reason}",
+        started_at=now,
+        progress_at=now,
+    )
+    decision.add(
+        Put(Kind.SERVICE, key, restored, situation.service.mod_revision),
+        Put(Kind.VERSION, version_key(*key, generation), version, 0),
+        Put(Kind.ROLLOUT, key, back, revision(situation.rollout)),
+    )
+    text = f"v{rollout.to_generation} is rolled back to v{good.generation}: {reason}"
+    decision.note(situation, "RolloutRolledBack", text, severity=Severity.WARNING)
+
+
+def settle(situation: Situation, rollout: Rollout, now: float, decision: Decision) -> bool:
+    """Ends a rollout whose slots are all new and proven, or notes its progress. True: it is
+    complete, whatever it was before."""
+    slots = situation.slots
+    replicas = situation.service.value.replicas
+    update = situation.service.value.spec.update
+    done = True
+    for slot in range(1, replicas + 1):
+        live = [o for o in slots[slot] if o.wanted]
+        times = [proven_at(situation, rollout, o) for o in live if updated(situation, o)]
+        proven = [at for at in times if at is not None]
+        if _completed(situation, slots[slot], live):
+            continue
+        if not proven or min(proven) > now or len(times) != len(live):
+            done = False
+            for at in proven:
+                if at > now:
+                    decision.wake(at)
+    if done:
+        back = rollout.state is RolloutState.ROLLING_BACK
+        state = RolloutState.ROLLED_BACK if back else RolloutState.COMPLETE
+        reason = rollout.reason if back else ""
+        _save(
+            situation,
+            replace(rollout, state=state, reason=reason, progress_at=now, finished_at=now),
+            decision,
+        )
+        if rollout.from_generation:
+            decision.note(situation, "RolloutComplete", f"v{rollout.to_generation}")
+        return True
+    latest = progress_at(situation, rollout, now)
+    if latest >= rollout.progress_at + PROGRESS_WRITE_S:
+        _save(situation, replace(rollout, progress_at=latest), decision)
+    if rollout.state in ACTIVE and latest + update.progress_deadline_s > now:
+        decision.wake(latest + update.progress_deadline_s)
+    return False
+
+
+def _completed(situation: Situation, tasks: Sequence[Observed], live: Sequence[Observed]) -> bool:
+    """The slot's task of the new version has run to its end, as its policy has it."""
+    if live or not tasks:
+        return False
+    return tasks[-1].state is TaskState.COMPLETE and updated(situation, tasks[-1])
+
+
+def end_stopped(situation: Situation, rollout: Rollout, now: float, decision: Decision) -> None:
+    """A stopped service has nothing to replace: it starts with its newest version."""
+    if rollout.state in ACTIVE:
+        _save(
+            situation,
+            replace(
+                rollout,
+                state=RolloutState.COMPLETE,
+                reason="the service was stopped",
+                finished_at=now,
+            ),
+            decision,
+        )
+
+
+def _save(situation: Situation, rollout: Rollout, decision: Decision) -> None:
+    key = (rollout.namespace, rollout.service)
+    decision.add(
+        require_service(situation), Put(Kind.ROLLOUT, key, rollout, revision(situation.rollout))
+    )

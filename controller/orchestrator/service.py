@@ -1,0 +1,309 @@
+"""Which tasks of a service should exist, run, stop and go: the rules, slot by slot.
+
+Level-triggered: the same situation gives the same decision, and a decision carried out gives
+none. Slots are numbered from 1 to the number of replicas. What a slot may hold at once: one task
+that is to run, or two while one takes over from the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from bayplan.model.event import Severity
+from bayplan.model.service import RolloutState
+from bayplan.model.task import DesiredState, TaskState
+from controller.orchestrator import deletion, rollout
+from controller.orchestrator.decision import (
+    Decision,
+    create,
+    declare_lost,
+    desire,
+    mark,
+    require_service,
+    retire,
+)
+from controller.orchestrator.restart import backoff_s, refill, said
+from controller.orchestrator.rollout import Phase
+from controller.orchestrator.situation import WANTED, Observed, Situation
+from controller.tables import Change
+
+
+@dataclass(slots=True)
+class _Slot:
+    """One slot, sorted out. `target`: the task that is to stay; `current`: one that is to go as
+    soon as its successor has proved good, or as the policy allows it to be missing."""
+
+    number: int
+    tasks: list[Observed]
+    target: Observed | None = None
+    current: Observed | None = None
+    surplus: list[Observed] = field(default_factory=list)
+    lost: list[Observed] = field(default_factory=list)
+
+    @property
+    def covered(self) -> bool:
+        return any(o is not None and o.serving for o in (self.target, self.current))
+
+
+def decide(situation: Situation, now: float) -> Decision:
+    """All that follows from the situation at `now`. Conflicting groups are decided again."""
+    service = situation.service.value
+    if service.deleting:
+        return deletion.delete(situation)
+    decision = Decision()
+    if service.stopped:
+        return _stop(situation, now, decision)
+    phase = rollout.begin(situation, now, decision)
+    if phase.fresh:
+        return _fill_only(situation, phase, now, decision)
+    if phase.active and phase.rollout.from_generation:
+        why = rollout.failure(situation, phase.rollout, now)
+        if why:
+            rollout.fail(situation, phase.rollout, why, now, decision)
+            return decision
+    if phase.active or phase.rollout.state is RolloutState.PAUSED:
+        rollout.settle(situation, phase.rollout, now, decision)
+    _slots(situation, phase, now, decision)
+    return decision
+
+
+def _fill_only(situation: Situation, phase: Phase, now: float, decision: Decision) -> Decision:
+    """With the rollout's record: what needs no rollout (a new service starts at once)."""
+    _slots(situation, phase, now, decision, replace_any=False)
+    return decision
+
+
+def _stop(situation: Situation, now: float, decision: Decision) -> Decision:
+    if situation.rollout is not None:
+        rollout.end_stopped(situation, situation.rollout.value, now, decision)
+    for number, tasks in situation.slots.items():
+        for observed in tasks:
+            if not observed.final and situation.lost(observed):
+                decision.add(*declare_lost(situation, observed, now))
+            elif observed.wanted:
+                _retire(situation, number, observed, "the service is stopped", decision)
+            elif observed.task.desired in WANTED:
+                decision.add(desire(observed, DesiredState.SHUTDOWN, "the service is stopped"))
+    return decision
+
+
+def _retire(
+    situation: Situation, number: int, observed: Observed, reason: str, decision: Decision
+) -> None:
+    keep = mark(situation, number, observed.task.attempt) if not observed.task.node else ()
+    decision.add(require_service(situation), *retire(observed, reason), *keep)
+
+
+def _slots(
+    situation: Situation, phase: Phase, now: float, decision: Decision, *, replace_any: bool = True
+) -> None:
+    replicas = situation.service.value.replicas
+    kept: list[_Slot] = []
+    for number, tasks in situation.slots.items():
+        slot = _sort_out(situation, phase, number, tasks)
+        if number > replicas:
+            _scale_down(situation, slot, now, decision)
+        else:
+            kept.append(slot)
+    for slot in kept:
+        _settle_slot(situation, phase, slot, now, decision)
+    if replace_any:
+        _replace(situation, phase, kept, now, decision)
+
+
+def _sort_out(situation: Situation, phase: Phase, number: int, tasks: list[Observed]) -> _Slot:
+    slot = _Slot(number, tasks)
+    staying: list[Observed] = []
+    leaving: list[Observed] = []
+    for observed in tasks:
+        if not observed.final and situation.lost(observed):
+            slot.lost.append(observed)
+        elif observed.wanted:
+            outdated = not rollout.updated(situation, observed) and phase.active
+            gone = leaving if outdated or situation.moving(observed) else staying
+            gone.append(observed)
+    if staying:
+        slot.target = staying.pop()
+    if leaving:
+        slot.current = max(leaving, key=lambda o: (o.serving, o.task.attempt))
+    slot.surplus = staying + [o for o in leaving if o is not slot.current]
+    return slot
+
+
+def _scale_down(situation: Situation, slot: _Slot, now: float, decision: Decision) -> None:
+    for observed in slot.tasks:
+        if observed in slot.lost:
+            decision.add(*declare_lost(situation, observed, now))
+        elif observed.wanted:
+            _retire(situation, slot.number, observed, "scaled down", decision)
+        elif observed.task.desired in WANTED:
+            decision.add(desire(observed, DesiredState.SHUTDOWN, "scaled down"))
+
+
+def _settle_slot(
+    situation: Situation, phase: Phase, slot: _Slot, now: float, decision: Decision
+) -> None:
+    """What needs no budget: losses, an empty slot, and a predecessor whose successor is good."""
+    losses: list[Change] = []
+    for observed in slot.lost:
+        losses.extend(declare_lost(situation, observed, now))
+        decision.note(
+            situation,
+            "Lost",
+            f"node {observed.task.node} is lost",
+            task=observed.task,
+            severity=Severity.WARNING,
+        )
+    for observed in slot.surplus:
+        _retire(situation, slot.number, observed, "another task has its slot", decision)
+    target = slot.target
+    if target is not None and slot.current is not None:
+        proven = rollout.proven_at(situation, phase.rollout, target)
+        if proven is not None and proven <= now:
+            reason = situation.moving(slot.current) or f"replaced by {target.task.name}"
+            _retire(situation, slot.number, slot.current, reason, decision)
+            slot.current = None
+        elif proven is not None:
+            decision.wake(proven)
+    if target is None and slot.current is None:
+        losses.extend(_refill(situation, phase, slot, now, decision))
+    if losses:
+        decision.add(require_service(situation), *losses)
+
+
+def _refill(
+    situation: Situation, phase: Phase, slot: _Slot, now: float, decision: Decision
+) -> Sequence[Change]:
+    """An empty slot gets a task, unless it is done or has to wait for the old one's end."""
+    alive = [o for o in slot.tasks if o.ending and o not in slot.lost]
+    if alive and _waits_for_end(situation):
+        return ()
+    service = situation.service.value
+    last = slot.tasks[-1] if slot.tasks else None
+    outdated = last is not None and not rollout.updated(situation, last)
+    found = refill(situation, slot.tasks)
+    if found is None:
+        if not (outdated and phase.active and not phase.fresh):
+            return ()
+        return _create(situation, slot, service.generation, now)
+    generation = service.generation
+    if outdated and last is not None and found.keep_version and not _settled(phase):
+        generation = last.task.generation
+    elif last is None and phase.rollout.state is RolloutState.PAUSED:
+        generation = phase.rollout.from_generation or service.generation
+    if last is not None and last.state in (TaskState.FAILED, TaskState.REJECTED):
+        text = f"{said(last)}; it is replaced"
+        decision.note(situation, "Replaced", text, task=last.task, severity=Severity.WARNING)
+    return _create(situation, slot, generation, now, found.not_before_at, found.reason)
+
+
+def _create(
+    situation: Situation,
+    slot: _Slot,
+    generation: int,
+    now: float,
+    not_before_at: float = 0.0,
+    reason: str = "",
+) -> Sequence[Change]:
+    """A new task for the slot; what has ended there is not wanted any more, so that no agent
+    that forgot the end runs it again."""
+    ended = [
+        desire(o, DesiredState.SHUTDOWN, o.task.reason)
+        for o in slot.tasks
+        if o.final and o.task.desired in WANTED
+    ]
+    new = create(
+        situation,
+        slot.number,
+        slot.tasks,
+        generation,
+        now,
+        not_before_at=not_before_at,
+        reason=reason,
+    )
+    return (*ended, new)
+
+
+def _settled(phase: Phase) -> bool:
+    return not phase.active and phase.rollout.state is not RolloutState.PAUSED
+
+
+def _waits_for_end(situation: Situation) -> bool:
+    return situation.stop_first or not situation.service.value.spec.update.max_surge
+
+
+def _replace(
+    situation: Situation, phase: Phase, slots: list[_Slot], now: float, decision: Decision
+) -> None:
+    """Starts as many successors as the update policy allows at once.
+
+    Counted are slots, not tasks: a slot is covered while any of its tasks serves. A predecessor
+    that serves gets a successor beside it (surge), or goes first where slots may be uncovered;
+    one that does not serve anyway is exchanged on the spot.
+    """
+    update = situation.service.value.spec.update
+    surge = 0 if situation.stop_first else update.max_surge
+    unavailable = update.max_unavailable
+    if not surge and not unavailable:
+        unavailable = 1
+    doubled = sum(1 for s in slots if s.target is not None and s.current is not None)
+    uncovered = sum(1 for s in slots if not s.covered)
+    unproven = [s for s in slots if s.current is None and not _proven(situation, phase, s, now)]
+    in_flight = doubled + len(unproven)
+    waiting = [s for s in slots if s.target is None and s.current is not None]
+    waiting.sort(key=lambda s: (s.covered, s.number))
+    for slot in waiting:
+        current = slot.current
+        assert current is not None
+        moving = situation.moving(current)
+        generation = _successor_generation(situation, phase, current)
+        exchange = False
+        if not slot.covered:
+            exchange = bool(moving) or in_flight < surge + unavailable
+        elif doubled < surge:
+            delay_s = backoff_s(situation, slot.tasks) if slot.tasks[-1].final else 0.0
+            at = slot.tasks[-1].since_at + delay_s if delay_s else 0.0
+            new = _create(situation, slot, generation, now, at, moving)
+            decision.add(require_service(situation), *new)
+            doubled += 1
+            in_flight += 1
+        elif uncovered < unavailable:
+            exchange = True
+            uncovered += 1
+        if exchange:
+            in_flight += 1
+            reason = moving or "a newer version replaces it"
+            _exchange(situation, slot, current, generation, reason, now, decision)
+
+
+def _successor_generation(situation: Situation, phase: Phase, current: Observed) -> int:
+    """A paused rollout moves tasks between nodes, not between versions."""
+    if phase.active or rollout.updated(situation, current):
+        return situation.service.value.generation
+    return current.task.generation
+
+
+def _proven(situation: Situation, phase: Phase, slot: _Slot, now: float) -> bool:
+    """The slot's task of the new version is good, or has run to its end."""
+    if slot.target is None:
+        return bool(slot.tasks) and slot.tasks[-1].state is TaskState.COMPLETE
+    at = rollout.proven_at(situation, phase.rollout, slot.target)
+    return at is not None and at <= now
+
+
+def _exchange(
+    situation: Situation,
+    slot: _Slot,
+    current: Observed,
+    generation: int,
+    reason: str,
+    now: float,
+    decision: Decision,
+) -> None:
+    """The predecessor goes now; its successor starts with its end where the policy has no room
+    for both, else at once."""
+    changes: list[Change] = [require_service(situation), *retire(current, reason)]
+    if not current.task.node or not _waits_for_end(situation):
+        changes.extend(_create(situation, slot, generation, now, 0.0, ""))
+    decision.add(*changes)

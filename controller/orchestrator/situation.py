@@ -1,0 +1,175 @@
+"""Everything about one service that its decisions are made from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from bayplan.model.node import NodeState
+from bayplan.model.service import MountKind, Rollout, Service, ServiceVersion, SlotMark
+from bayplan.model.task import FINAL, RANK, DesiredState, Task, TaskState, TaskStatus
+from controller.tables import Key, Stored, Tables
+
+WANTED = frozenset({DesiredState.READY, DesiredState.RUNNING})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeFacts:
+    """What matters of a node here. `revision` is that of its status (0: it has none)."""
+
+    name: str
+    state: NodeState = NodeState.UNKNOWN
+    draining: bool = False
+    revision: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """A task and what its node says of it. A status of another uid (the name was used before)
+    says nothing of this task."""
+
+    stored: Stored[Task]
+    status_stored: Stored[TaskStatus] | None = None
+
+    @property
+    def task(self) -> Task:
+        return self.stored.value
+
+    @property
+    def key(self) -> Key:
+        return self.task.namespace, self.task.name
+
+    @property
+    def status(self) -> TaskStatus | None:
+        found = self.status_stored
+        return found.value if found is not None and found.value.uid == self.task.uid else None
+
+    @property
+    def state(self) -> TaskState:
+        """Observed, or what the binding alone says."""
+        if self.status is not None:
+            return self.status.state
+        return TaskState.ASSIGNED if self.task.node else TaskState.PENDING
+
+    @property
+    def final(self) -> bool:
+        return self.state in FINAL
+
+    @property
+    def wanted(self) -> bool:
+        """It is to run, and nothing speaks against it yet."""
+        return self.task.desired in WANTED and not self.final
+
+    @property
+    def ending(self) -> bool:
+        """Told to stop, and not seen to have ended."""
+        return self.task.desired not in WANTED and not self.final
+
+    @property
+    def serving(self) -> bool:
+        return self.wanted and self.status is not None and self.status.serving
+
+    @property
+    def since_at(self) -> float:
+        """When the controller received the observation that holds now."""
+        return self.status.received_at if self.status is not None else self.task.created_at
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Situation:
+    """One service at one revision. `nodes` holds the nodes its tasks are on, if they exist.
+    `misplaced`: uids of tasks whose node no longer fits `require`, with the reason."""
+
+    service: Stored[Service]
+    versions: Mapping[int, Stored[ServiceVersion]] = field(default_factory=dict)
+    rollout: Stored[Rollout] | None = None
+    tasks: tuple[Observed, ...] = ()
+    marks: Mapping[int, Stored[SlotMark]] = field(default_factory=dict)
+    nodes: Mapping[str, NodeFacts] = field(default_factory=dict)
+    misplaced: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def slots(self) -> dict[int, list[Observed]]:
+        """Tasks by slot, the newest attempt last; every slot that is asked for has an entry."""
+        wanted = 0 if self.service.value.deleting else self.service.value.replicas
+        found: dict[int, list[Observed]] = {slot: [] for slot in range(1, wanted + 1)}
+        for observed in sorted(self.tasks, key=lambda o: o.task.attempt):
+            found.setdefault(observed.task.slot, []).append(observed)
+        return found
+
+    def lost(self, observed: Observed) -> bool:
+        """True where the task's node is lost, or is no longer part of the cluster."""
+        if not observed.task.node:
+            return False
+        node = self.nodes.get(observed.task.node)
+        return node is None or node.state is NodeState.LOST
+
+    def moving(self, observed: Observed) -> str:
+        """Why the task has to leave its node in good order; empty: it may stay."""
+        node = self.nodes.get(observed.task.node)
+        if node is not None and node.draining:
+            return f"node {node.name} drains"
+        return self.misplaced.get(observed.task.uid, "")
+
+    @property
+    def stop_first(self) -> bool:
+        """A task that holds a volume ends before its successor starts, whatever the policy:
+        two at once would write to the same directory, on the only node that has it."""
+        mounts = self.service.value.spec.template.mounts
+        return any(m.kind is MountKind.VOLUME for m in mounts)
+
+
+def situation(
+    tables: Tables,
+    key: Key,
+    tasks: Iterable[Key],
+    *,
+    versions: Iterable[Key],
+    marks: Iterable[Key],
+    misplaced: Mapping[str, str] | None = None,
+) -> Situation | None:
+    """The situation of the service at `key`, whose tasks, versions and marks have the keys given
+    (an index knows them). None: there is no such service."""
+    service = tables.services.get(key)
+    if service is None:
+        return None
+    observed = tuple(
+        Observed(stored, tables.status.get(task_key))
+        for task_key in tasks
+        if (stored := tables.tasks.get(task_key)) is not None
+    )
+    found_versions = [v for k in versions if (v := tables.versions.get(k)) is not None]
+    found_marks = [m for k in marks if (m := tables.slots.get(k)) is not None]
+    return Situation(
+        service=service,
+        versions={v.value.generation: v for v in found_versions},
+        rollout=tables.rollouts.get(key),
+        tasks=observed,
+        marks={m.value.slot: m for m in found_marks},
+        nodes=_facts(tables, {o.task.node for o in observed if o.task.node}),
+        misplaced=misplaced or {},
+    )
+
+
+def _facts(tables: Tables, names: Iterable[str]) -> dict[str, NodeFacts]:
+    facts = {}
+    for name in names:
+        node = tables.nodes.get(("", name))
+        if node is None:
+            continue
+        status = tables.nodestatus.get(("", name))
+        facts[name] = NodeFacts(
+            name=name,
+            state=status.value.state if status else NodeState.UNKNOWN,
+            draining=node.value.draining,
+            revision=status.mod_revision if status else 0,
+        )
+    return facts
+
+
+def started(observed: Observed) -> bool:
+    """True once the container of the task has been seen to start."""
+    status = observed.status
+    return status is not None and (
+        status.incarnation > 0 or RANK[status.state] >= RANK[TaskState.STARTING]
+    )
