@@ -37,6 +37,9 @@ def reap(situation: Situation, now: float) -> Decision:
                 if observed not in old:
                     decision.wake(observed.since_at + RETIRED_SLOT_KEEP_S)
             surplus = [o for o in ended if o in old or o in surplus]
+            if situation.stop_first:
+                # The slot's last task knows the node that has its volume.
+                surplus = [o for o in surplus if o is not tasks[-1]]
         for observed in surplus:
             last = observed is tasks[-1]
             keep = mark(situation, slot, observed.task.attempt) if last else ()

@@ -77,7 +77,8 @@ def backoff_s(situation: Situation, tasks: Sequence[Observed]) -> float:
         return REJECTED_DELAY_S
     if not failures:
         return 0.0
-    return min(REPLACE_DELAY_S * REPLACE_DELAY_FACTOR ** (failures - 1), REPLACE_DELAY_MAX_S)
+    delay_s = REPLACE_DELAY_S * float(REPLACE_DELAY_FACTOR) ** (failures - 1)
+    return float(min(delay_s, REPLACE_DELAY_MAX_S))
 
 
 def _short_lived(situation: Situation, observed: Observed) -> bool:

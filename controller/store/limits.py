@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from controller.store.base import OPERATIONS_MAX, Changes, Delete, Key, Kind, Put, TooLarge
+from controller.store.base import OPERATIONS_MAX, Changes, Delete, Key, Kind, Put, Require, TooLarge
 
 TRANSACTION_BYTES_MAX = 1 << 20
 """Below etcd's --max-request-bytes (1.5 MiB by default)."""
@@ -37,24 +37,35 @@ def check(changes: Changes, size_bytes: int) -> None:
 
 
 def pack(groups: Sequence[Changes], sizes: Sequence[int]) -> Iterator[list[int]]:
-    """Indexes of groups that fit into one transaction together, in order. Groups that name the
-    same object never share one: each was decided without the other."""
+    """Indexes of groups that fit into one transaction together, in order. A group that writes
+    what another one names never shares one with it: each was decided without the other. Groups
+    that merely require the same object at the same revision do, and compare it once."""
     batch: list[int] = []
-    touched: set[tuple[Kind, Key]] = set()
+    written: set[tuple[Kind, Key]] = set()
+    required: dict[tuple[Kind, Key], int] = {}
     writes = compares = size = 0
     for i, changes in enumerate(groups):
         w, c = count(changes)
-        names = {(x.kind, x.key) for x in changes}
+        puts = {(x.kind, x.key) for x in changes if not isinstance(x, Require)}
+        needs = {(x.kind, x.key): x.expect for x in changes if isinstance(x, Require)}
+        c -= sum(required.get(name) == expect for name, expect in needs.items())
+        clash = (
+            not puts.isdisjoint(written)
+            or not puts.isdisjoint(required)
+            or any(n in written or required.get(n, e) != e for n, e in needs.items())
+        )
         if batch and (
-            writes + w > OPERATIONS_MAX
+            clash
+            or writes + w > OPERATIONS_MAX
             or compares + c > OPERATIONS_MAX
             or size + sizes[i] > TRANSACTION_BYTES_MAX
-            or not touched.isdisjoint(names)
         ):
             yield batch
-            batch, touched, writes, compares, size = [], set(), 0, 0, 0
+            batch, written, required, writes, compares, size = [], set(), {}, 0, 0, 0
+            w, c = count(changes)
         batch.append(i)
-        touched |= names
+        written |= puts
+        required |= needs
         writes, compares, size = writes + w, compares + c, size + sizes[i]
     if batch:
         yield batch

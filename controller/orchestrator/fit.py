@@ -1,0 +1,37 @@
+"""Does a node still satisfy what a task's placement requires?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from bayplan.model.service import Constraint, ConstraintOperator, Placement
+
+
+def unfit(
+    placement: Placement, node: str, labels: Mapping[str, str], attributes: Mapping[str, str]
+) -> str:
+    """The first requirement that does not hold, as typed; empty: all hold. The same meaning as
+    the scheduler's filter: a node without the key passes the negative operators only."""
+    for constraint in placement.require:
+        if not _holds(constraint, node, labels, attributes):
+            return f"{node} does not satisfy {constraint.text or constraint.key}"
+    return ""
+
+
+def _holds(
+    constraint: Constraint, node: str, labels: Mapping[str, str], attributes: Mapping[str, str]
+) -> bool:
+    family, _, name = constraint.key.partition(".")
+    if constraint.key == "node":
+        value: str | None = node
+    else:
+        value = (labels if family == "label" else attributes).get(name)
+    match constraint.operator:
+        case ConstraintOperator.EQ | ConstraintOperator.IN:
+            return value in constraint.values
+        case ConstraintOperator.NE | ConstraintOperator.NOT_IN:
+            return value not in constraint.values
+        case ConstraintOperator.EXISTS:
+            return value is not None
+        case ConstraintOperator.NOT_EXISTS:
+            return value is None

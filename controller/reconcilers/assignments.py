@@ -1,0 +1,86 @@
+"""What a node must run, as the tables say, and the difference to what it was told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from bayplan.model.assignment import Assignment
+from bayplan.model.secret import SealedSecret
+from bayplan.model.service import SecretReference, TaskTemplate
+from bayplan.model.task import FINAL, DesiredState
+from controller.orchestrator.naming import version_key
+from controller.orchestrator.situation import WANTED
+from controller.tables import Key, Tables
+
+OpenSecret = Callable[[SealedSecret], Mapping[str, bytes]]
+"""Decrypts a stored secret: key to value."""
+
+Fingerprint = tuple[int, ...]
+"""Revisions an assignment was made from: of its task and its secrets."""
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """An assignment that a node is to have, before it is filled in."""
+
+    key: Key
+    uid: str
+    fingerprint: Fingerprint
+
+
+def references(template: TaskTemplate) -> tuple[SecretReference, ...]:
+    """The secrets a template needs, each once, in a fixed order."""
+    found = [e.secret for e in template.env if e.secret is not None]
+    found += [f.secret for f in template.files]
+    return tuple(sorted(set(found), key=lambda r: (r.name, r.key)))
+
+
+def due(tables: Tables, task_keys: Iterable[Key]) -> dict[str, Due]:
+    """By uid, what the tasks bound to a node amount to. A task that has to go and is known to
+    have ended is not part of it: what a node is not told to keep, it removes."""
+    found: dict[str, Due] = {}
+    for key in sorted(task_keys):
+        stored = tables.tasks.get(key)
+        if stored is None:
+            continue
+        task = stored.value
+        status = tables.status.get(key)
+        ended = status is not None and status.value.uid == task.uid and status.value.state in FINAL
+        if task.desired is DesiredState.REMOVED and ended:
+            continue
+        version = tables.versions.get(version_key(task.namespace, task.service, task.generation))
+        if version is None:
+            continue
+        revisions = [stored.mod_revision]
+        if not ended:
+            for reference in references(version.value.spec.template):
+                secret = tables.secrets.get((task.namespace, reference.name))
+                revisions.append(secret.mod_revision if secret is not None else 0)
+        found[task.uid] = Due(key, task.uid, tuple(revisions))
+    return found
+
+
+def fill(tables: Tables, wanted: Due, open_secret: OpenSecret) -> Assignment:
+    """The complete assignment. A task that has ended is never sent as one to run: an agent that
+    lost its checkpoint would run it again."""
+    task = tables.tasks[wanted.key].value
+    version = tables.versions[version_key(task.namespace, task.service, task.generation)]
+    template = version.value.spec.template
+    status = tables.status.get(wanted.key)
+    ended = status is not None and status.value.uid == task.uid and status.value.state in FINAL
+    if ended:
+        desired = DesiredState.SHUTDOWN if task.desired in WANTED else task.desired
+        return Assignment(task=replace(task, desired=desired), template=template)
+    secrets: dict[str, bytes] = {}
+    opened: dict[str, Mapping[str, bytes]] = {}
+    for reference in references(template):
+        stored = tables.secrets.get((task.namespace, reference.name))
+        if stored is None:
+            continue
+        if reference.name not in opened:
+            opened[reference.name] = open_secret(stored.value)
+        value = opened[reference.name].get(reference.key)
+        if value is not None:
+            secrets[f"{reference.name}/{reference.key}"] = value
+    return Assignment(task=task, template=template, secrets=secrets)

@@ -1,0 +1,120 @@
+"""Which objects belong together, kept up to date from what changed between two revisions."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from bayplan.model.task import FINAL, Task, TaskStatus
+from controller.orchestrator.situation import WANTED
+from controller.store.cache import changed
+from controller.tables import Key, Stored, Tables
+
+
+@dataclass(slots=True)
+class Delta:
+    """What a step has to look at again. `freed`: resources of some node may have become free.
+    `membership`: a node, its labels, orders or state changed."""
+
+    services: set[Key] = field(default_factory=set)
+    nodes: set[str] = field(default_factory=set)
+    secrets: set[Key] = field(default_factory=set)
+    freed: bool = False
+    membership: bool = False
+
+
+class Index:
+    """Incremental: `advance` costs what changed, not what is there."""
+
+    def __init__(self) -> None:
+        self.tables = Tables()
+        self.tasks_of: dict[Key, set[Key]] = defaultdict(set)
+        self.versions_of: dict[Key, set[Key]] = defaultdict(set)
+        self.marks_of: dict[Key, set[Key]] = defaultdict(set)
+        self.tasks_on: dict[str, set[Key]] = defaultdict(set)
+        self.pending: set[Key] = set()
+
+    def advance(self, tables: Tables) -> Delta:
+        """Take over `tables`; returns what is touched by the changes since the last call."""
+        old, self.tables = self.tables, tables
+        delta = Delta()
+        if old is tables:
+            return delta
+        self._tasks(old, tables, delta)
+        self._status(old, tables, delta)
+        for key, was_version, version in changed(old.versions, tables.versions):
+            found = version or was_version
+            if found is not None:
+                owner = (key[0], found.value.service)
+                _keep(self.versions_of, owner, key, present=version is not None)
+                delta.services.add(owner)
+        for key, was_mark, mark in changed(old.slots, tables.slots):
+            held = mark or was_mark
+            if held is not None:
+                owner = (key[0], held.value.service)
+                _keep(self.marks_of, owner, key, present=mark is not None)
+                delta.services.add(owner)
+        for key, _, _ in changed(old.services, tables.services):
+            delta.services.add(key)
+        for key, _, _ in changed(old.rollouts, tables.rollouts):
+            delta.services.add(key)
+        for key, _, _ in changed(old.secrets, tables.secrets):
+            delta.secrets.add(key)
+        for name in _nodes_changed(old, tables):
+            delta.membership = True
+            delta.nodes.add(name)
+            for task_key in self.tasks_on.get(name, ()):
+                stored = tables.tasks.get(task_key)
+                if stored is not None:
+                    delta.services.add((task_key[0], stored.value.service))
+        return delta
+
+    def _tasks(self, old: Tables, tables: Tables, delta: Delta) -> None:
+        for key, before, after in changed(old.tasks, tables.tasks):
+            for stored, present in ((before, False), (after, True)):
+                if stored is None:
+                    continue
+                task: Task = stored.value
+                owner = (task.namespace, task.service)
+                delta.services.add(owner)
+                _keep(self.tasks_of, owner, key, present=present)
+                if task.node:
+                    delta.nodes.add(task.node)
+                    _keep(self.tasks_on, task.node, key, present=present)
+            if after is None or after.value.desired not in WANTED:
+                delta.freed = True
+            if after is not None and not after.value.node and after.value.desired in WANTED:
+                self.pending.add(key)
+            else:
+                self.pending.discard(key)
+
+    def _status(self, old: Tables, tables: Tables, delta: Delta) -> None:
+        for key, before, after in changed(old.status, tables.status):
+            found: Stored[TaskStatus] | None = after or before
+            stored = tables.tasks.get(key)
+            if stored is not None:
+                delta.services.add((key[0], stored.value.service))
+            if found is not None and (after is None or found.value.state in FINAL):
+                delta.freed = True
+
+
+def _keep(
+    index: dict[str, set[Key]] | dict[Key, set[Key]], owner: object, key: Key, *, present: bool
+) -> None:
+    table: dict[object, set[Key]] = index  # type: ignore[assignment]
+    if present:
+        table[owner].add(key)
+        return
+    members = table.get(owner)
+    if members is not None:
+        members.discard(key)
+        if not members:
+            del table[owner]
+
+
+def _nodes_changed(old: Tables, tables: Tables) -> Iterator[str]:
+    for key, _, _ in changed(old.nodes, tables.nodes):
+        yield key[1]
+    for key, _, _ in changed(old.nodestatus, tables.nodestatus):
+        yield key[1]

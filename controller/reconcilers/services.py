@@ -1,0 +1,98 @@
+"""Drives the orchestrator: which services to decide again, and when."""
+
+from __future__ import annotations
+
+import heapq
+
+from controller.orchestrator import Decision, decide, reap, situation
+from controller.orchestrator.fit import unfit
+from controller.reconcilers.events import fold
+from controller.reconcilers.index import Index
+from controller.reconcilers.loop import Step
+from controller.tables import Changes, Key, Tables
+
+REAP_GROUPS_MAX = 200
+WAKE_MIN_S = 0.01
+"""A rule that asks to be woken in the past must not spin the loop."""
+
+
+class Services:
+    """Decides every service that something changed for, and those whose time has come."""
+
+    name = "services"
+
+    def __init__(self) -> None:
+        self._index = Index()
+        self._wakes: list[tuple[float, Key]] = []
+        self._wake_of: dict[Key, float] = {}
+
+    def reset(self) -> None:
+        """Forget what was looked at: the next step decides everything anew."""
+        self.__init__()  # type: ignore[misc]
+
+    @property
+    def next_at(self) -> float | None:
+        return self._wakes[0][0] if self._wakes else None
+
+    def step(self, tables: Tables, now: float) -> Step:
+        """The groups that all touched services need. Services do not depend on each other."""
+        due = self._index.advance(tables).services
+        while self._wakes and self._wakes[0][0] <= now:
+            at, key = heapq.heappop(self._wakes)
+            if self._wake_of.get(key) == at:
+                del self._wake_of[key]
+                due.add(key)
+        groups: list[Changes] = []
+        notes = []
+        for key in sorted(due):
+            decision = self._decide(key, now)
+            if decision is None:
+                continue
+            groups.extend(decision.groups)
+            notes.extend(decision.notes)
+            if decision.wake_at is not None:
+                self._wake(key, max(decision.wake_at, now + WAKE_MIN_S))
+        return Step(groups=[*groups, *fold(notes, tables, now)])
+
+    def _wake(self, key: Key, at: float) -> None:
+        if self._wake_of.get(key) != at:
+            self._wake_of[key] = at
+            heapq.heappush(self._wakes, (at, key))
+
+    def _decide(self, key: Key, now: float) -> Decision | None:
+        index = self._index
+        found = situation(
+            index.tables,
+            key,
+            sorted(index.tasks_of.get(key, ())),
+            versions=sorted(index.versions_of.get(key, ())),
+            marks=sorted(index.marks_of.get(key, ())),
+            misplaced=self._misplaced(key),
+        )
+        if found is None:
+            return None
+        decision = decide(found, now)
+        if not decision.groups:
+            rest = reap(found, now)
+            decision.groups.extend(rest.groups[:REAP_GROUPS_MAX])
+            if rest.wake_at is not None:
+                decision.wake(rest.wake_at)
+        return decision
+
+    def _misplaced(self, key: Key) -> dict[str, str]:
+        tables = self._index.tables
+        service = tables.services.get(key)
+        if service is None or not service.value.spec.placement.require:
+            return {}
+        placement = service.value.spec.placement
+        found = {}
+        for task_key in self._index.tasks_of.get(key, ()):
+            task = tables.tasks[task_key].value
+            node = tables.nodes.get(("", task.node))
+            status = tables.nodestatus.get(("", task.node))
+            if node is None or status is None:
+                continue
+            why = unfit(placement, task.node, node.value.labels, status.value.report.attributes)
+            if why:
+                found[task.uid] = why
+        return found

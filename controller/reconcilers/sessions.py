@@ -1,0 +1,311 @@
+"""The leader's side of all sessions, sans-I/O: messages, tables and time in; messages and changes
+out. The edge moves bytes, `hub` drives this with asyncio, the simulation with virtual time.
+
+```
+agent                         leader
+AgentHello(statuses) ───────►  ends an older session of the node
+              ◄─────────────── Welcome, AssignmentSet(complete)
+AssignmentAck ──────────────►
+StatusBatch(n) ─────────────►  gathers; take() makes guarded changes of them; after the commit
+              ◄─────────────── StatusAck(n)
+              ◄─────────────── AssignmentSet(delta) whenever the tables change
+Heartbeat ──────────────────►
+              ◄─────────────── HeartbeatAck
+Goodbye(back_within_s) ─────►  no suspicion until then
+```
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import assert_never
+
+from bayplan.model.errors import Conflict
+from bayplan.model.task import TaskStatus
+from controller.reconcilers.assignments import Fingerprint, OpenSecret, due, fill
+from controller.reconcilers.events import fold
+from controller.reconcilers.index import Index
+from controller.reconcilers.messages import (
+    PROTOCOL,
+    AgentHello,
+    AgentMessage,
+    AssignmentAck,
+    AssignmentSet,
+    ControllerMessage,
+    EndSession,
+    EventBatch,
+    Goodbye,
+    Heartbeat,
+    HeartbeatAck,
+    Outgoing,
+    Report,
+    StatusAck,
+    StatusBatch,
+    Welcome,
+)
+from controller.reconcilers.nodes import HEARTBEAT_INTERVAL_S, LOST_AFTER_S, Heard
+from controller.reconcilers.statuses import accept, notes
+from controller.tables import Changes, Tables
+
+BATCH_MAX = 2000
+"""Statuses of one commit."""
+AWAY_MAX_S = 600.0
+"""A node may announce an absence of at most this."""
+NODE_STATUSES_MAX = 20_000
+
+
+@dataclass(slots=True)
+class _Session:
+    id: str
+    node: str
+    sent: dict[str, Fingerprint] = field(default_factory=dict)
+    sequence: int = 0
+    acknowledged: int = 0
+    received: int = 0
+    answered: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A status not in the store yet; `session` and `sequence` say which batch brought it."""
+
+    session: str
+    sequence: int
+    status: TaskStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Changes to commit, and for each group which waiting status it carries (event groups: None).
+    Statuses that told nothing new are settled already."""
+
+    groups: tuple[Changes, ...]
+    carries: tuple[tuple[str, str] | None, ...]
+
+
+class Sessions:
+    """All sessions of this leader. `heard` is what the node loop decides liveness from."""
+
+    def __init__(
+        self,
+        open_secret: OpenSecret,
+        *,
+        version: str = "",
+        heartbeat_interval_s: float = HEARTBEAT_INTERVAL_S,
+        heartbeat_grace_s: float = LOST_AFTER_S,
+    ) -> None:
+        self.heard: dict[str, Heard] = {}
+        self._open_secret = open_secret
+        self._version = version
+        self._interval_s = heartbeat_interval_s
+        self._grace_s = heartbeat_grace_s
+        self._index = Index()
+        self._of_node: dict[str, _Session] = {}
+        self._waiting: dict[tuple[str, str], _Waiting] = {}
+        self._in_flight: dict[tuple[str, str], _Waiting] = {}
+
+    # -- what others ask --------------------------------------------------------------------
+
+    @property
+    def nodes(self) -> frozenset[str]:
+        """Nodes with a session."""
+        return frozenset(self._of_node)
+
+    @property
+    def waiting(self) -> int:
+        """Statuses received and not committed."""
+        return len(self._waiting)
+
+    def session_of(self, node: str) -> str:
+        """The id of the node's session; empty: it has none."""
+        found = self._of_node.get(node)
+        return found.id if found is not None else ""
+
+    def acknowledged(self, node: str) -> bool:
+        """True where the node has confirmed everything it was sent."""
+        found = self._of_node.get(node)
+        return found is not None and found.acknowledged >= found.sequence
+
+    # -- the edge ---------------------------------------------------------------------------
+
+    def on_hello(
+        self, session: str, node: str, hello: AgentHello, tables: Tables, now: float
+    ) -> list[Outgoing]:
+        """The first message. `node` is whom the certificate names, not what the agent says."""
+        stored = tables.nodes.get(("", node))
+        if stored is None:
+            reason = f"node {node} is not part of this cluster; join it with a new token"
+            return [Outgoing(session, EndSession("not_found", reason))]
+        if hello.protocol < 1:
+            reason = f"protocol {hello.protocol} is not spoken here; upgrade the agent"
+            return [Outgoing(session, EndSession("invalid", reason))]
+        out: list[Outgoing] = []
+        older = self._of_node.get(node)
+        if older is not None:
+            reason = f"another session of node {node} has begun"
+            out.append(Outgoing(older.id, EndSession("conflict", reason)))
+        self._of_node[node] = fresh = _Session(session, node)
+        self.heard[node] = Heard(
+            last_at=now,
+            report=hello.report,
+            clock_skew_s=hello.sent_at - now if hello.sent_at else 0.0,
+        )
+        self._gather(fresh, 0, hello.statuses)
+        out.append(
+            Outgoing(
+                session,
+                Welcome(
+                    protocol=min(hello.protocol, PROTOCOL),
+                    version=self._version,
+                    session=session,
+                    heartbeat_interval_s=self._interval_s,
+                    heartbeat_grace_s=self._grace_s,
+                    node=stored.value,
+                    sent_at=now,
+                ),
+            )
+        )
+        out.extend(self.on_tables(tables))
+        out.extend(self._difference(fresh))
+        return out
+
+    def on_message(
+        self, session: str, node: str, message: AgentMessage, now: float
+    ) -> list[Outgoing]:
+        """Anything but the first message. What a replaced session still says is not heard."""
+        current = self._of_node.get(node)
+        if current is None or current.id != session:
+            return []
+        heard = self.heard[node]
+        self.heard[node] = heard = replace(heard, last_at=now, away_until_at=0.0, reason="")
+        match message:
+            case StatusBatch(sequence, statuses):
+                current.received = max(current.received, sequence)
+                self._gather(current, sequence, statuses)
+            case AssignmentAck(sequence, _):
+                current.acknowledged = max(current.acknowledged, sequence)
+            case Heartbeat(sent_at):
+                self.heard[node] = replace(heard, clock_skew_s=sent_at - now)
+                return [Outgoing(session, HeartbeatAck(sent_at, now))]
+            case Report(report):
+                self.heard[node] = replace(heard, report=report)
+            case Goodbye(reason, back_within_s):
+                until = now + min(max(0.0, back_within_s), AWAY_MAX_S)
+                self.heard[node] = replace(heard, away_until_at=until, reason=reason)
+            case EventBatch():
+                pass
+            case AgentHello():
+                reason = "a session begins with one hello only"
+                return [Outgoing(session, EndSession("invalid", reason))]
+            case _:
+                assert_never(message)
+        return []
+
+    def on_closed(self, session: str, node: str) -> None:
+        """The stream ended, for whatever reason. What it brought is still committed."""
+        current = self._of_node.get(node)
+        if current is not None and current.id == session:
+            del self._of_node[node]
+
+    def on_tables(self, tables: Tables) -> list[Outgoing]:
+        """What sessions have to be told of a new revision."""
+        delta = self._index.advance(tables)
+        touched = set(self._of_node) if delta.secrets else delta.nodes & set(self._of_node)
+        out: list[Outgoing] = []
+        for node in sorted(touched):
+            session = self._of_node[node]
+            if ("", node) not in tables.nodes:
+                del self._of_node[node]
+                self.heard.pop(node, None)
+                reason = f"node {node} was removed from the cluster"
+                out.append(Outgoing(session.id, EndSession("not_found", reason)))
+            elif session.sequence:
+                out.extend(self._difference(session))
+        return out
+
+    # -- statuses to the store ---------------------------------------------------------------
+
+    def take(self, tables: Tables, now: float) -> Batch | None:
+        """Changes for the statuses that wait; None: there are none, or a batch is on its way.
+        Answer each batch with `committed` or `failed`."""
+        if self._in_flight or not self._waiting:
+            return None
+        groups: list[Changes] = []
+        carries: list[tuple[str, str] | None] = []
+        told = []
+        for name in list(self._waiting)[:BATCH_MAX]:
+            waiting = self._waiting.pop(name)
+            changes, before = accept(waiting.status, name[0], tables, now)
+            if not changes:
+                continue
+            self._in_flight[name] = waiting
+            groups.append(changes)
+            carries.append(name)
+            task = tables.tasks[waiting.status.namespace, waiting.status.task].value
+            told.extend(notes(task, before, waiting.status))
+        for event in fold(told, tables, now):
+            groups.append(event)
+            carries.append(None)
+        return Batch(tuple(groups), tuple(carries))
+
+    def committed(self, batch: Batch, results: Iterable[int | Conflict]) -> list[Outgoing]:
+        """What conflicted is decided again; what is in the store is acknowledged."""
+        for name, result in zip(batch.carries, results, strict=True):
+            if name is not None and isinstance(result, Conflict):
+                self._waiting.setdefault(name, self._in_flight[name])
+        self._in_flight.clear()
+        return self._acknowledge()
+
+    def failed(self) -> None:
+        """Nobody knows whether the batch was written: all of it is decided again."""
+        for name, waiting in self._in_flight.items():
+            self._waiting.setdefault(name, waiting)
+        self._in_flight.clear()
+
+    def _acknowledge(self) -> list[Outgoing]:
+        oldest: dict[str, int] = {}
+        for waiting in self._waiting.values():
+            before = oldest.get(waiting.session, waiting.sequence)
+            oldest[waiting.session] = min(before, waiting.sequence)
+        out: list[Outgoing] = []
+        for node in sorted(self._of_node):
+            session = self._of_node[node]
+            done = oldest.get(session.id, session.received + 1) - 1
+            if done > session.answered:
+                session.answered = done
+                out.append(Outgoing(session.id, StatusAck(done)))
+        return out
+
+    def _gather(self, session: _Session, sequence: int, statuses: Iterable[TaskStatus]) -> None:
+        """Only the newest of each task is kept: states between it and the store are skipped."""
+        for status in statuses:
+            name = (session.node, status.uid)
+            held = self._waiting.get(name)
+            if held is not None:
+                # Its batch is acknowledged together with the first one that still waits.
+                first = held.sequence if held.session == session.id else sequence
+                self._waiting[name] = _Waiting(session.id, min(first, sequence), status)
+            elif len(self._waiting) < NODE_STATUSES_MAX * (1 + len(self._of_node)):
+                self._waiting[name] = _Waiting(session.id, sequence, status)
+
+    # -- assignments ------------------------------------------------------------------------
+
+    def _difference(self, session: _Session) -> list[Outgoing]:
+        """The complete set first, then only what differs from what was sent."""
+        tables = self._index.tables
+        wanted = due(tables, self._index.tasks_on.get(session.node, ()))
+        complete = session.sequence == 0
+        new = [d for uid, d in wanted.items() if session.sent.get(uid) != d.fingerprint]
+        removed = sorted(uid for uid in session.sent if uid not in wanted)
+        if not complete and not new and not removed:
+            return []
+        session.sequence += 1
+        session.sent = {uid: d.fingerprint for uid, d in wanted.items()}
+        message: ControllerMessage = AssignmentSet(
+            sequence=session.sequence,
+            complete=complete,
+            assignments=tuple(fill(tables, d, self._open_secret) for d in new),
+            removed_uids=tuple(removed),
+        )
+        return [Outgoing(session.id, message)]

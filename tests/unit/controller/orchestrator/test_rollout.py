@@ -1,0 +1,209 @@
+"""Rolling updates: budgets, health gate, rollback, pause, retarget, drain."""
+
+import pytest
+
+from bayplan.model.node import NodeState
+from bayplan.model.service import (
+    Constraint,
+    ConstraintOperator,
+    OnFailure,
+    Placement,
+    RolloutState,
+    UpdatePolicy,
+)
+from bayplan.model.task import DesiredState, Health, TaskState
+from tests.unit.controller.rig import Rig
+
+
+def a_service(replicas: int = 4, **policy: object) -> Rig:
+    rig = Rig()
+    fields = {"monitor_s": 5.0, "progress_deadline_s": 60.0, **policy}
+    rig.apply(replicas, update=UpdatePolicy(**fields))  # type: ignore[arg-type]
+    rig.run(rounds=8)
+    return rig
+
+
+def update(rig: Rig, version: str = "b") -> None:
+    service = rig.service
+    rig.apply(service.replicas, version=version, update=service.spec.update)
+    rig.settle()
+
+
+def serving(rig: Rig) -> int:
+    return len({t.slot for t in rig.live() if rig.state(t) is TaskState.RUNNING})
+
+
+@pytest.mark.parametrize(("surge", "unavailable"), [(1, 0), (3, 0), (0, 1), (0, 2), (2, 1)])
+def test_budgets_hold_at_every_moment(surge: int, unavailable: int) -> None:
+    """Never more live tasks than replicas + surge, never fewer serving slots than allowed."""
+    rig = a_service(6, max_surge=surge, max_unavailable=unavailable)
+    update(rig)
+    for _ in range(80):
+        assert len(rig.live()) <= 6 + surge
+        assert serving(rig) >= 6 - unavailable
+        rig.obey()
+        rig.settle()
+        rig.now += 1.0
+        rig.settle()
+    assert rig.versions() == ["b"] * 6
+    assert rig.rollout.state is RolloutState.COMPLETE
+
+
+def test_a_new_task_has_to_stay_healthy() -> None:
+    """The predecessor stops only once the successor has served for the monitor time."""
+    rig = a_service(1)
+    update(rig)
+    rig.obey()
+    rig.advance(4.9)
+    assert rig.versions() == ["a", "b"]
+    rig.advance(0.1)
+    assert rig.versions() == ["b"]
+
+
+def test_steps_overlap_without_monitor() -> None:
+    """With monitor 0 each round exchanges as many as the policy allows, with no pause."""
+    rig = a_service(50, monitor_s=0.0, max_surge=5)
+    update(rig)
+    rounds = 0
+    while rig.rollout.state is RolloutState.RUNNING:
+        rig.obey()
+        rig.settle()
+        rounds += 1
+    assert rounds == 10
+    assert rig.versions() == ["b"] * 50
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"state": TaskState.FAILED, "exit_code": 1},
+        {"state": TaskState.RUNNING, "health": Health.UNHEALTHY, "message": "503"},
+        {"state": TaskState.RUNNING, "restarting_until_at": 5000.0, "exit_code": 1},
+    ],
+)
+def test_a_bad_version_is_rolled_back(fields: dict[str, object]) -> None:
+    """A new task that fails, is unhealthy or restarts brings the old version back."""
+    rig = a_service(3)
+    update(rig)
+    (new,) = [t for t in rig.live() if t.generation == 2]
+    rig.report(new, **fields)  # type: ignore[arg-type]
+    rig.settle()
+    assert (rig.service.generation, rig.service.template_hash) == (3, "hash-a")
+    assert new.name in rig.rollout.reason
+    rig.run(rounds=10)
+    assert rig.rollout.state is RolloutState.ROLLED_BACK
+    assert rig.names() == ["web.1.1", "web.2.1", "web.3.1"]
+    assert ("web", "RolloutRolledBack") in rig.events()
+
+
+def test_a_failure_may_pause_instead() -> None:
+    """on_failure: pause keeps the service's version and replaces nothing more."""
+    rig = a_service(3, on_failure=OnFailure.PAUSE)
+    update(rig)
+    (new,) = [t for t in rig.live() if t.generation == 2]
+    rig.report(new, TaskState.FAILED, exit_code=1)
+    rig.run(rounds=20, version="a")
+    assert rig.rollout.state is RolloutState.PAUSED
+    assert rig.service.generation == 2
+    assert rig.versions().count("a") == 3
+
+
+def test_a_failed_rollback_pauses() -> None:
+    """Versions do not chase each other when neither works."""
+    rig = a_service(2, max_unavailable=2, max_surge=0)
+    update(rig)
+    for _ in range(2):
+        rig.run(rounds=1, version="none")
+    for task in rig.live():
+        rig.report(task, TaskState.FAILED, exit_code=1)
+    rig.settle()
+    rig.run(rounds=2, version="none")
+    assert rig.rollout.state is RolloutState.ROLLING_BACK
+    for task in rig.live():
+        if task.node:
+            rig.report(task, TaskState.FAILED, exit_code=1)
+    rig.run(rounds=3, version="none")
+    assert rig.rollout.state is RolloutState.PAUSED
+    assert rig.service.generation == 3
+
+
+def test_no_progress_in_time_fails() -> None:
+    """A new task that never serves ends the rollout at the deadline, saying what it waited for."""
+    rig = a_service(2, progress_deadline_s=30.0)
+    update(rig)
+    rig.run(rounds=29, version="a")
+    assert rig.rollout.state is RolloutState.RUNNING
+    rig.run(rounds=3, version="a")
+    assert rig.rollout.state is RolloutState.ROLLED_BACK
+    assert "no progress for 30s; 1 not serving: web.1.2 is assigned" in rig.rollout.reason
+
+
+def test_a_second_version_retargets() -> None:
+    """Applied in the midst, the newest version replaces all others, and the good one is kept
+    to go back to."""
+    rig = a_service(4)
+    update(rig, "b")
+    rig.run(rounds=7)
+    assert set(rig.versions()) == {"a", "b"}
+    update(rig, "c")
+    assert (rig.rollout.from_generation, rig.rollout.to_generation) == (1, 3)
+    rig.run(rounds=60)
+    assert rig.versions() == ["c"] * 4
+
+
+def test_only_the_template_replaces_tasks() -> None:
+    """A version that changes policies or replicas alone restarts nothing."""
+    rig = a_service(3)
+    rig.apply(3, version="a", update=UpdatePolicy(monitor_s=1.0))
+    rig.run(rounds=5)
+    assert rig.names() == ["web.1.1", "web.2.1", "web.3.1"]
+    assert rig.rollout.state is RolloutState.COMPLETE
+
+
+def test_a_crash_of_the_old_version_keeps_its_version() -> None:
+    """During a rollout a failed old task is replaced by its own version."""
+    rig = a_service(3)
+    update(rig)
+    old = next(t for t in rig.live() if t.slot == 3)
+    rig.report(old, TaskState.FAILED, exit_code=1, finished_at=rig.now)
+    rig.settle()
+    (successor,) = [t for t in rig.live() if t.slot == 3]
+    assert (successor.attempt, successor.generation) == (2, 1)
+
+
+def test_a_task_whose_node_no_longer_fits_moves() -> None:
+    """`require` that changes moves the tasks it speaks against, one after the other."""
+    rig = a_service(2)
+    for name in ("h1", "h2"):
+        rig.node(name, labels={"disk": "ssd"})
+    rig.settle()
+    text = "label.disk == ssd"
+    ssd = Constraint(key="label.disk", operator=ConstraintOperator.EQ, values=("ssd",), text=text)
+    rig.apply(2, version="a", placement=Placement(require=(ssd,)))
+    rig.run(rounds=10)
+    assert {t.node for t in rig.live()} == {"h1", "h2"}
+
+
+def test_a_drain_is_surge_first() -> None:
+    """A task leaves a draining node only once its successor serves elsewhere."""
+    rig = a_service(3)
+    rig.node("h1", draining=True)
+    least = 3
+    for _ in range(20):
+        rig.settle()
+        least = min(least, serving(rig))
+        rig.obey()
+        rig.now += 1
+    assert least == 3
+    assert all(t.node != "h1" for t in rig.live())
+    assert any("drains" in t.reason for t in rig.tasks() if t.desired is DesiredState.SHUTDOWN)
+
+
+def test_a_lost_node_does_not_fail_a_rollout() -> None:
+    """New tasks that are lost with their node are replaced; the version is not to blame."""
+    rig = a_service(4, max_surge=4)
+    update(rig)
+    rig.node_state("h2", NodeState.LOST)
+    rig.run(rounds=30)
+    assert rig.rollout.state is RolloutState.COMPLETE
+    assert rig.versions() == ["b"] * 4
