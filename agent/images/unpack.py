@@ -12,6 +12,7 @@ layer would be a way around it.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import posixpath
@@ -30,6 +31,7 @@ WHITEOUT = ".wh."
 OPAQUE = ".wh..wh..opq"
 ENTRIES_MAX = 2_000_000
 COPY_BYTES = 1 << 20
+LINKS_MAX = 40
 _XATTR = "SCHILY.xattr."
 _DIRECTORY = os.O_DIRECTORY | os.O_RDONLY | os.O_CLOEXEC
 
@@ -131,18 +133,30 @@ class Unpacker:
 
     def _parent(self, path: str) -> int:
         """The directory `path` lies in, made where an archive leaves it out."""
-        folder = posixpath.dirname(path)
+        return self._directory_at(posixpath.dirname(path), LINKS_MAX)
+
+    def _directory_at(self, folder: str, links: int) -> int:
         try:
             return self._open(folder)
         except FileNotFoundError:
-            above = self._parent(folder)
-            try:
-                os.mkdir(posixpath.basename(folder), 0o755, dir_fd=above)
-            finally:
-                os.close(above)
-            return self._open(folder)
-        except NotADirectoryError:
-            raise MalformedImage(f"a layer has {path!r} below what is no directory") from None
+            if not links:
+                raise MalformedImage(
+                    f"a layer has too many links on the way to {folder!r}"
+                ) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOTDIR, errno.ELOOP):
+                raise
+            raise MalformedImage(f"a layer has entries below {folder!r}, no directory") from None
+        above = self._directory_at(posixpath.dirname(folder), links)
+        name = posixpath.basename(folder)
+        try:
+            os.mkdir(name, 0o755, dir_fd=above)
+        except FileExistsError:  # a link to a directory that only a lower layer has
+            target = posixpath.join("/", posixpath.dirname(folder), os.readlink(name, dir_fd=above))
+            os.close(self._directory_at(posixpath.normpath(target).lstrip("/"), links - 1))
+        finally:
+            os.close(above)
+        return self._open(folder)
 
     def _entry(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
         path = posixpath.normpath("/" + member.name).lstrip("/")
