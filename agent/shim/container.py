@@ -1,0 +1,111 @@
+"""The container of a task's directory: the runtime, and where its state is written down.
+
+`state.json` is written by whoever creates the container, before anybody is told of it, and read by
+whoever has to do with it later: the shim, an exec session, or an agent whose shim is gone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from agent.runtime import bundle as bundles
+from agent.runtime import cgroups, kill, preloaded
+from agent.runtime import create as creation
+from agent.runtime import exec as execution
+from agent.runtime import start as starting
+from agent.runtime.cgroups import Cgroup
+from agent.runtime.cgroups.hierarchy import remove
+from agent.runtime.container import Container, ContainerState
+from agent.runtime.failure import RuntimeFailure as Failure
+from agent.runtime.preloaded import Preloaded
+from agent.runtime.stdio import Stdio
+from agent.shim import protocol
+
+__all__ = [
+    "Failure",
+    "Preloaded",
+    "create",
+    "delete",
+    "execute",
+    "kill_all",
+    "oom_killed",
+    "preload",
+    "start",
+]
+
+STATE = "state.json"
+start = starting.start
+preload = preloaded.load
+
+
+def create(uid: str, directory: str, stdout: int, stderr: int, prepared: Preloaded) -> Container:
+    """Make the container and hold its init, which becomes a child of the caller's parent."""
+    created = creation.create(
+        uid,
+        bundles.load(Path(directory)),
+        Stdio(stdout=stdout, stderr=stderr),
+        prepared,
+        sibling=True,
+    )
+    path = f"{directory}/{STATE}"
+    with open(path + ".new", "w", encoding="utf-8") as file:
+        json.dump(created.state.to_json(), file)
+    os.rename(path + ".new", path)
+    return created
+
+
+def execute(
+    directory: str,
+    process: dict[str, object],
+    stdio: tuple[int, int, int] | None,
+    prepared: Preloaded,
+) -> tuple[int, int | None]:
+    """Run an OCI `process` beside the container's own, as a child of the caller. Its pid, and
+    the master of its terminal where `process` asks for one."""
+    streams = Stdio()
+    if stdio is not None:
+        streams = Stdio(stdin=stdio[0], stdout=stdio[1], stderr=stdio[2])
+    executed = execution.exec_(_state(directory), process, streams, prepared)
+    os.close(executed.pidfd)
+    return executed.pid, executed.pty_master
+
+
+def kill_all(directory: str) -> None:
+    """SIGKILL for every process in the container's cgroup, if there is one."""
+    if (cgroup := _cgroup(directory)) is not None:
+        kill.kill_all(cgroup)
+
+
+def oom_killed(directory: str) -> bool:
+    """Whether the kernel killed a process of the container for its memory."""
+    cgroup = _cgroup(directory)
+    return cgroup is not None and cgroups.oom_killed(cgroup)
+
+
+def delete(directory: str) -> None:
+    """Remove the cgroups of a container that has ended. Doing it twice is no error."""
+    if (cgroup := _cgroup(directory)) is not None:
+        remove(cgroup)
+
+
+def _state(directory: str) -> ContainerState:
+    with open(f"{directory}/{STATE}", "rb") as file:
+        return ContainerState.from_json(protocol.parse(file.read()))
+
+
+def _cgroup(directory: str) -> Cgroup | None:
+    """From the state, or where creation was cut short, from the bundle; None without either."""
+    try:
+        return _state(directory).cgroup
+    except FileNotFoundError:
+        pass
+    try:
+        path = bundles.load(Path(directory)).config.linux.cgroups_path
+    except Failure:
+        return None
+    if not path:
+        return None
+    cgroup = cgroups.reopen(cgroups.detect(), path)
+    return cgroup if cgroup.directories else None

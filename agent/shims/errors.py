@@ -1,0 +1,16 @@
+"""What goes wrong between the agent and a shim."""
+
+from __future__ import annotations
+
+from bayplan.model.errors import BayplanError
+
+
+class ShimError(BayplanError):
+    """`reason` is a word: container (the bundle or the host does not allow it), system (a
+    system call failed), state, gone, timeout, protocol, internal."""
+
+    code = "shim"
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason

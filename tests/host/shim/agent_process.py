@@ -1,0 +1,26 @@
+"""An agent reduced to its shims, as a process that can be killed:
+`agent_process.py STATE UID…` starts the bundles of the uids, prints their pids and waits."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+from agent.shims import Shims
+
+
+async def main(state: Path, uids: list[str]) -> None:
+    """Never returns."""
+    shims = Shims(state)
+    await shims.start()
+    for uid in uids:
+        created = await shims.create(uid, state / "tasks" / uid)
+        await shims.run(uid)
+        print(created.pid, flush=True)
+    print(shims.zygote_pid, flush=True)
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(Path(sys.argv[1]), sys.argv[2:]))
