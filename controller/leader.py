@@ -1,0 +1,217 @@
+"""Who leads. One controller at a time holds the leader's key, by a lease it keeps renewing.
+
+```
+ campaign ── take_lead ──► lead: work(leadership) runs, lease renewed every ttl/4
+    ▲                        │ lease lost · local deadline passed · deposed · work ended
+    └──── resign ◄───────────┘ (work is cancelled and awaited first)
+```
+
+The local deadline counts from before a renewal was sent, on the monotonic clock, and ends earlier
+than the server's: a leader that stalls or is cut off stops before another one can start. What it
+might still write is refused by the store (`Guard`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import structlog
+
+from controller.store.base import Deposed, Guard, Lead, Seat, StoreUnavailable
+
+TTL_S = 8
+"""Seconds without a renewal after which another controller may lead."""
+
+RENEWALS_PER_TTL = 4
+MARGIN_FRACTION = 0.2
+"""Share of the TTL by which the local deadline is shorter than the server's."""
+
+RETRY_MAX_S = 2.0
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Leader:
+    """What a leader says of itself: a name of its own for each process, and the address
+    (`host:port`) where it serves."""
+
+    id: str
+    address: str
+
+    def encode(self) -> str:
+        return json.dumps({"id": self.id, "address": self.address})
+
+    @staticmethod
+    def decode(text: str) -> Leader | None:
+        """None: nobody leads, or who leads wrote what this version cannot read."""
+        try:
+            fields = json.loads(text)
+            return Leader(id=str(fields["id"]), address=str(fields["address"]))
+        except (ValueError, KeyError, TypeError):
+            return None
+
+
+class Leadership:
+    """One term. Everything it runs ends with it."""
+
+    def __init__(self, lead: Lead, deadline: float, clock: Callable[[], float]) -> None:
+        self._lead = lead
+        self._deadline = deadline
+        self._clock = clock
+
+    @property
+    def guard(self) -> Guard:
+        """What every write of this term is guarded by."""
+        return self._lead.guard
+
+    @property
+    def holds(self) -> bool:
+        """False once the lease may be over; ask before acting on the world without the store."""
+        return self._clock() < self._deadline
+
+    @property
+    def remaining_s(self) -> float:
+        return max(0.0, self._deadline - self._clock())
+
+    def extend(self, deadline: float) -> None:
+        self._deadline = deadline
+
+
+Work = Callable[[Leadership], Awaitable[None]]
+
+
+class Election:
+    """Campaigns for the seat and runs the leader's work while it is held."""
+
+    def __init__(
+        self,
+        seat: Seat,
+        me: Leader,
+        *,
+        ttl_s: int = TTL_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._seat = seat
+        self._me = me
+        self._ttl_s = ttl_s
+        self._clock = clock
+        self._term: Leadership | None = None
+
+    @property
+    def term(self) -> Leadership | None:
+        """The present term, where this controller leads and its lease holds."""
+        return self._term if self._term and self._term.holds else None
+
+    @property
+    def leader(self) -> Leader | None:
+        """Who leads, as far as the mirror knows; this controller included."""
+        return Leader.decode(self._seat.holder)
+
+    async def run(self, work: Work) -> None:
+        """Campaign and lead, again and again, until cancelled or until `work` returns or raises
+        something else than Deposed and StoreUnavailable. Resigns before it ends."""
+        while True:
+            lead, term = await self._campaign()
+            log.info("leading", leader=self._me.id, revision=lead.guard.create_revision)
+            self._term = term
+            try:
+                if await self._serve(lead, term, work):
+                    return
+            finally:
+                self._term = None
+                await self._resign(lead)
+
+    async def _campaign(self) -> tuple[Lead, Leadership]:
+        delay_s = 0.1
+        while True:
+            sent = self._clock()
+            try:
+                lead = await self._seat.take_lead(self._me.encode(), self._ttl_s)
+                if lead:
+                    return lead, Leadership(lead, self._deadline(sent, self._ttl_s), self._clock)
+                await self._wait_vacant()
+                delay_s = 0.1
+            except StoreUnavailable as error:
+                log.warning("cannot campaign", reason=str(error), retry_s=delay_s)
+                await asyncio.sleep(delay_s)
+                delay_s = min(RETRY_MAX_S, 2 * delay_s)
+
+    def _deadline(self, sent: float, granted_s: float) -> float:
+        return sent + granted_s * (1 - MARGIN_FRACTION)
+
+    async def _wait_vacant(self) -> None:
+        """Returns when the mirror says that nobody leads, or after a TTL: the mirror may lag."""
+        try:
+            async with asyncio.timeout(self._ttl_s):
+                revision = -1
+                while True:
+                    revision = (await self._seat.wait_changed(revision)).revision
+                    if not self._seat.holder:
+                        return
+        except TimeoutError:
+            return
+
+    async def _serve(self, lead: Lead, term: Leadership, work: Work) -> bool:
+        """Run the work of one term; True where it returned by itself."""
+        if not term.holds:  # the answer to the campaign came too late to act on
+            return False
+        working = asyncio.ensure_future(work(term))
+        keeping = asyncio.create_task(self._keep(lead, term))
+        try:
+            await asyncio.wait({working, keeping}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            ended = working.done()
+            # The lease goes on being renewed while the work winds down, as long as it can be.
+            working.cancel()
+            await asyncio.wait({working})
+            keeping.cancel()
+            await asyncio.wait({keeping})
+        if not keeping.cancelled() and (failure := keeping.exception()):
+            raise failure
+        return self._outcome(working, ended)
+
+    def _outcome(self, working: asyncio.Future[None], ended: bool) -> bool:
+        if working.cancelled():
+            return False
+        match working.exception():
+            case None:
+                return ended
+            case Deposed() | StoreUnavailable() as failure:
+                log.warning("stepping down", leader=self._me.id, reason=str(failure))
+                return False
+            case failure:
+                raise failure
+
+    async def _keep(self, lead: Lead, term: Leadership) -> None:
+        """Renews the lease; returns once it is lost, or may be."""
+        interval_s = self._ttl_s / RENEWALS_PER_TTL
+        while True:
+            await asyncio.sleep(min(interval_s, term.remaining_s))
+            if not term.holds:
+                log.error("lease not renewed in time", leader=self._me.id)
+                return
+            sent = self._clock()
+            try:
+                async with asyncio.timeout(term.remaining_s):
+                    granted_s = await self._seat.renew_lead(lead)
+                term.extend(self._deadline(sent, granted_s))
+                interval_s = self._ttl_s / RENEWALS_PER_TTL
+            except Deposed as lost:
+                log.error("lease lost", leader=self._me.id, reason=str(lost))
+                return
+            except (StoreUnavailable, TimeoutError) as error:
+                log.warning("lease not renewed", leader=self._me.id, reason=str(error))
+                interval_s = min(0.2, interval_s)
+
+    async def _resign(self, lead: Lead) -> None:
+        """So that the next leader need not wait for the lease to run out."""
+        try:
+            async with asyncio.timeout(2.0):
+                await self._seat.resign_lead(lead)
+        except (StoreUnavailable, TimeoutError) as error:
+            log.warning("cannot resign", leader=self._me.id, reason=str(error))

@@ -34,8 +34,10 @@ __all__ = [
     "Guard",
     "Key",
     "Kind",
+    "Lead",
     "Put",
     "Require",
+    "Seat",
     "Store",
     "StoreUnavailable",
     "Stored",
@@ -71,6 +73,14 @@ class TooLarge(Conflict):
     """More than OPERATIONS_MAX operations or the byte cap in one atomic group."""
 
     code = "too_large"
+
+
+@dataclass(frozen=True, slots=True)
+class Lead:
+    """A hold of the leader's key: the guard of its writes, and the lease that keeps it."""
+
+    guard: Guard
+    lease_id: int
 
 
 def stale(kind: Kind, key: Key) -> Conflict:
@@ -112,4 +122,31 @@ class Store(Protocol):
         """Many independent atomic groups, packed into as few transactions as the limits allow.
         A conflicting group neither stops nor undoes the others: its place in the answer holds
         the Conflict. Raises Deposed, StoreUnavailable."""
+        ...
+
+
+class Seat(Protocol):
+    """The one place to lead from. Both stores offer it beside `Store`."""
+
+    @property
+    def holder(self) -> str:
+        """What the leader wrote of itself, in the newest view; empty: nobody leads."""
+        ...
+
+    async def wait_changed(self, after_revision: int) -> Tables: ...
+
+    @property
+    def tables(self) -> Tables: ...
+
+    async def take_lead(self, holder: str, ttl_s: int) -> Lead | None:
+        """Lead, if nobody does; None where somebody does. Raises StoreUnavailable."""
+        ...
+
+    async def renew_lead(self, lead: Lead) -> float:
+        """Seconds the lease holds from when the server got this. Raises Deposed where it is
+        over, StoreUnavailable where the server does not answer."""
+        ...
+
+    async def resign_lead(self, lead: Lead) -> None:
+        """Leave the seat at once. Raises StoreUnavailable: then the lease runs out by itself."""
         ...

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from bayplan.model.errors import Conflict
 from controller.store import codec, keys, limits
-from controller.store.base import Changes, Delete, Deposed, Guard, Put, Stored, Tables, stale
+from controller.store.base import Changes, Delete, Deposed, Guard, Lead, Put, Stored, Tables, stale
 from controller.store.cache import Mirror, Update
 
 Fault = Callable[[Changes], None]
@@ -36,6 +36,7 @@ class MemoryStore:
         self._before, self._after = before_write, after_write
         self._count_bytes = count_bytes
         self._held: dict[str, tuple[Guard, str]] = {}
+        self._ttl_s = 0
 
     # The synchronous core
 
@@ -96,7 +97,7 @@ class MemoryStore:
     def holds(self, guard: Guard) -> bool:
         return guard.key in self._held and self._held[guard.key][0] == guard
 
-    def holder(self, key: str) -> str:
+    def holder_of(self, key: str) -> str:
         """Who holds `key`; empty: nobody."""
         return self._held[key][1] if key in self._held else ""
 
@@ -128,6 +129,24 @@ class MemoryStore:
         return sum(len(codec.encode(c.value)) for c in changes if isinstance(c, Put))
 
     # The asyncio interface
+
+    @property
+    def holder(self) -> str:
+        return self.holder_of(keys.LEADER_KEY)
+
+    async def take_lead(self, holder: str, ttl_s: int) -> Lead | None:
+        """The lease has no clock here: it ends by `release`."""
+        guard = self.take(keys.LEADER_KEY, holder)
+        self._ttl_s = ttl_s
+        return Lead(guard, guard.create_revision) if guard else None
+
+    async def renew_lead(self, lead: Lead) -> float:
+        if not self.holds(lead.guard):
+            raise Deposed("this controller does not lead any more: its lease is over")
+        return float(self._ttl_s)
+
+    async def resign_lead(self, lead: Lead) -> None:
+        self.release(lead.guard)
 
     async def start(self) -> None:
         """The mirror is complete from the start."""
