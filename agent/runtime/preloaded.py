@@ -14,12 +14,6 @@ from agent.runtime.seccomp import compile as seccomp
 from agent.runtime.seccomp import profile
 from agent.syscalls.call import call
 
-DEFAULT_CAPABILITIES = (
-    "CAP_AUDIT_WRITE", "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL",
-    "CAP_MKNOD", "CAP_NET_BIND_SERVICE", "CAP_NET_RAW", "CAP_SETFCAP", "CAP_SETGID",
-    "CAP_SETPCAP", "CAP_SETUID", "CAP_SYS_CHROOT",
-)  # fmt: skip
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preloaded:
@@ -40,7 +34,7 @@ class Preloaded:
 
 def load() -> Preloaded:
     """Look at the host and compile the default filter."""
-    default = profile.default(DEFAULT_CAPABILITIES, platform.machine())
+    default = profile.default(profile.DEFAULT_CAPABILITIES, platform.machine())
     with open("/proc/sys/kernel/cap_last_cap", encoding="ascii") as file:
         last_capability = int(file.read())
     return Preloaded(
