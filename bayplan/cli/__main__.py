@@ -1,0 +1,7 @@
+"""`python -m bayplan.cli`."""
+
+from __future__ import annotations
+
+from bayplan.cli.main import main
+
+main()

@@ -1,0 +1,56 @@
+"""Names that the shell completes: asked of the cluster, quickly or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from bayplan.client import Client
+
+COMPLETION_TIMEOUT_S = 1.5
+
+
+def _names(
+    work: Callable[[Client, str], Coroutine[Any, Any, list[str]]],
+) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+    def complete(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+        from bayplan.cli.settings import Settings
+        from bayplan.model.errors import BayplanError
+
+        given = context.find_object(Settings) or Settings()
+        settings = Settings(
+            context=given.context,
+            controllers=given.controllers,
+            namespace=given.namespace,
+            timeout_s=COMPLETION_TIMEOUT_S,
+            quiet=True,
+        )
+        try:
+            found = settings.call(lambda client: work(client, settings.namespace or ""))
+        except (BayplanError, OSError):
+            return []  # a shell that completes has nowhere to show an error
+        return [n for n in sorted(set(found)) if n.startswith(incomplete)]
+
+    return complete
+
+
+async def _services(client: Client, namespace: str) -> list[str]:
+    return [v.service.name for v in await client.list_services(namespace)]
+
+
+async def _tasks(client: Client, namespace: str) -> list[str]:
+    from bayplan.cli.views import task_name
+
+    return [task_name(t.task) for t in await client.list_tasks(namespace=namespace)]
+
+
+async def _nodes(client: Client, _: str) -> list[str]:
+    return [v.node.name for v in await client.list_nodes()]
+
+
+complete_service = _names(_services)
+complete_task = _names(_tasks)
+complete_node = _names(_nodes)

@@ -1,0 +1,227 @@
+"""Waiting for services to get where they should be, with what is seen on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TextIO
+
+from bayplan.cli.render import clean, plural, span, word
+from bayplan.cli.views import task_name
+from bayplan.model.errors import BayplanError, Conflict, DeadlineExceeded, Failed, Unavailable
+
+if TYPE_CHECKING:
+    from bayplan.client import Client
+
+RECONNECT_S = 0.5
+PLAIN_EVERY_S = 1.0
+REDRAW_S = 0.2
+LINE_MAX = 160
+
+_ACTIVE = ("running", "rolling_back")
+
+
+@dataclass(frozen=True, slots=True)
+class Awaited:
+    """A service, and the version that is to be in place; 0: whichever is the newest."""
+
+    namespace: str
+    service: str
+    generation: int = 0
+    revision: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`done`, or `failure` set, or neither: it goes on. `line` says how far it is."""
+
+    line: str
+    done: bool = False
+    failure: BayplanError | None = None
+
+
+def judge(view: Any, awaited: Awaited) -> Verdict:
+    """What a ServiceView means for who waits for a version."""
+    if view.deleted:
+        return Verdict("deleted", failure=Conflict(f"{awaited.service} was deleted meanwhile"))
+    line = _line(view)
+    failed = _failure(view, awaited)
+    if failed is not None:
+        return Verdict(line, failure=failed)
+    rollout = view.rollout
+    state = word(rollout, "state")
+    if state in _ACTIVE:
+        return Verdict(line)
+    if awaited.generation and rollout.to_generation < awaited.generation and _behind(view):
+        return Verdict(line)
+    return Verdict(line, done=not _behind(view))
+
+
+def _behind(view: Any) -> bool:
+    desired = view.replicas_desired
+    return bool(
+        view.replicas_ready < desired
+        or view.replicas_updated < desired
+        # A surplus is on its way out, be it from a smaller scale or from the version before.
+        or sum(1 for t in view.tasks if word(t, "state") not in _OVER) > desired
+    )
+
+
+_OVER = ("complete", "failed", "shutdown", "rejected", "lost")
+
+
+def _failure(view: Any, awaited: Awaited) -> BayplanError | None:
+    """Why the awaited version will not come to be, once that is certain."""
+    rollout = view.rollout
+    state = word(rollout, "state")
+    wanted = awaited.generation or rollout.to_generation
+    name = awaited.service
+    if rollout.from_generation == wanted and state in ("rolled_back", "paused"):
+        if state == "rolled_back":
+            text = f"{name} v{wanted} failed and was rolled back: {_reason(view)}"
+        else:
+            text = f"{name} v{wanted} failed, and so did its rollback: {_reason(view)}"
+        return Failed(text, hint=_next(view, wanted))
+    if rollout.to_generation == wanted and state == "paused":
+        return Failed(f"{name} v{wanted} is paused: {_reason(view)}", hint=_next(view, wanted))
+    rolling_back = rollout.from_generation == wanted and state == "rolling_back"
+    if wanted and view.service.generation > wanted and not rolling_back:
+        by = f" by {view.service.applied_by}" if view.service.applied_by else ""
+        return Conflict(
+            f"{name} v{wanted} was replaced by v{view.service.generation}{by} meanwhile",
+            hint=f"look with bay history {name}",
+        )
+    return None
+
+
+def _reason(view: Any) -> str:
+    return clean(view.rollout.reason or view.status_reason or "no reason is given")
+
+
+def _next(view: Any, generation: int) -> str:
+    """What to type to see more."""
+    where = f" -n {view.service.namespace}" if view.service.namespace != "default" else ""
+    for task in view.tasks:
+        if task.task.generation == generation and task.why and task.task.node:
+            return f"look with bay logs {task_name(task.task)}{where}"
+    return f"look with bay describe {view.service.name}{where}"
+
+
+def _line(view: Any) -> str:
+    """`updating v1->v2, 3/6 updated, 6/6 ready; web.3.7: starting`."""
+    desired = view.replicas_desired
+    rollout = view.rollout
+    status = view.status
+    if word(rollout, "state") in _ACTIVE and rollout.from_generation:
+        status += f" v{rollout.from_generation}->v{rollout.to_generation}"
+    parts = f"{status}, {view.replicas_updated}/{desired} updated"
+    parts += f", {view.replicas_ready}/{desired} ready"
+    waiting = _waiting(view)
+    return clean(parts + (f"; {waiting}" if waiting else ""))[:LINE_MAX]
+
+
+def _waiting(view: Any) -> str:
+    for task in view.tasks:
+        state = word(task, "state")
+        if state in ("running", *_OVER) and not (task.why and state == "running"):
+            continue
+        return f"{task_name(task.task)} {task.why or state}"
+    if view.status_reason and view.status not in ("running", "updating"):
+        return str(view.status_reason)
+    return ""
+
+
+class Board:
+    """One line a service: redrawn in place on a terminal, else printed when it changes."""
+
+    def __init__(self, names: Sequence[str], stream: TextIO, *, live: bool) -> None:
+        self.lines = dict.fromkeys(names, "")
+        self.stream = stream
+        self.live = live
+        self.drawn = 0
+        self.began = time.monotonic()
+        self.printed: dict[str, tuple[str, float]] = {}
+
+    def put(self, name: str, line: str, *, final: bool = False) -> None:
+        self.lines[name] = line
+        if self.live:
+            self._redraw()
+            return
+        before, at = self.printed.get(name, ("", 0.0))
+        now = time.monotonic()
+        if line != before and (final or now - at >= PLAIN_EVERY_S):
+            self.printed[name] = (line, now)
+            print(f"{name}: {line}", file=self.stream, flush=True)
+
+    def _redraw(self) -> None:
+        import shutil
+
+        width = shutil.get_terminal_size().columns - 1
+        waited = span(time.monotonic() - self.began)
+        text = f"\x1b[{self.drawn}F" if self.drawn else ""
+        for name, line in self.lines.items():
+            text += f"\x1b[2K{f'{name}: {line} ({waited})'[:width]}\n"
+        self.drawn = len(self.lines)
+        self.stream.write(text)
+        self.stream.flush()
+
+
+async def wait_for(
+    client: Client, awaited: Sequence[Awaited], *, timeout_s: float, stream: TextIO | None = None
+) -> None:
+    """Until all are in place. Raises Failed, Conflict; DeadlineExceeded with what it waits for."""
+    if not awaited:
+        return
+    stream = stream or sys.stdout
+    board = Board([a.service for a in awaited], stream, live=stream.isatty())
+    try:
+        async with asyncio.timeout(timeout_s):
+            found = await asyncio.gather(*(_follow(client, a, board) for a in awaited))
+    except TimeoutError:
+        open_lines = [f"{n}: {line}" for n, line in board.lines.items()]
+        raise DeadlineExceeded(
+            f"not there after {span(timeout_s)}: {'; '.join(open_lines)}",
+            hint=f"it goes on by itself; look with bay describe {awaited[0].service}",
+        ) from None
+    failures = [f for f in found if f is not None]
+    if len(failures) == 1:
+        raise failures[0]
+    if failures:
+        worst = max(failures, key=lambda f: f.exit_code)
+        raise type(worst)(
+            f"{plural(len(failures), 'service')} failed: " + "; ".join(map(str, failures))
+        )
+
+
+async def _follow(client: Client, awaited: Awaited, board: Board) -> BayplanError | None:
+    """Watch one service to its end; a broken connection is taken up again, within the caller's
+    deadline."""
+    ticker = asyncio.create_task(_tick(board)) if board.live else None
+    try:
+        while True:
+            try:
+                views = client.watch_service(
+                    awaited.namespace, awaited.service, min_revision=awaited.revision
+                )
+                async for view in views:
+                    verdict = judge(view, awaited)
+                    over = verdict.done or verdict.failure is not None
+                    board.put(awaited.service, verdict.line, final=over)
+                    if over:
+                        return verdict.failure
+            except Unavailable as error:
+                board.put(awaited.service, f"the controller is not to be reached: {error.message}")
+            await asyncio.sleep(RECONNECT_S)
+    finally:
+        if ticker is not None:
+            ticker.cancel()
+
+
+async def _tick(board: Board) -> None:
+    """Keeps the time shown on a terminal going."""
+    while True:
+        await asyncio.sleep(REDRAW_S * 5)
+        board._redraw()

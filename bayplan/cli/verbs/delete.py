@@ -1,0 +1,89 @@
+"""bay delete."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bayplan.cli.changing import detach_option, show_changes
+from bayplan.cli.completing import complete_service
+from bayplan.cli.settings import ROLLOUT_TIMEOUT_S, Settings, verb
+from bayplan.model.errors import DeadlineExceeded, InvalidSpec, NotFound
+
+if TYPE_CHECKING:
+    from bayplan.client import Client
+
+POLL_S = 0.5
+
+
+@verb("delete")
+@click.argument(
+    "names", nargs=-1, metavar="SERVICE|secret/NAME...", shell_complete=complete_service
+)
+@click.option("-f", "--file", "files", multiple=True, metavar="FILE", help="what the file names")
+@detach_option
+def command(
+    settings: Settings, names: tuple[str, ...], files: tuple[str, ...], detach: bool
+) -> None:
+    """Delete services and secrets, and wait until their tasks are gone."""
+    targets = [_target(settings, name) for name in names]
+    if files:
+        from bayplan.spec import load
+
+        documents = load(files, namespace=settings.in_namespace())
+        targets += [(d.kind, d.object.namespace, d.object.name) for d in documents]
+    if not targets:
+        raise InvalidSpec("nothing to delete is named", hint="write bay delete SERVICE, or -f FILE")
+    # Services first: a secret in use is not deleted.
+    targets.sort(key=lambda t: t[0] == "Secret")
+    settings.call(lambda client: _delete(client, settings, targets, detach), unbounded=True)
+
+
+def _target(settings: Settings, name: str) -> tuple[str, str, str]:
+    kind, slash, rest = name.rpartition("/")
+    if not slash or kind in ("service", "services"):
+        return "Service", settings.in_namespace(), rest
+    if kind in ("secret", "secrets"):
+        return "Secret", settings.in_namespace(), rest
+    raise InvalidSpec(
+        f'"{name}" names nothing that can be deleted', hint="write NAME or secret/NAME"
+    )
+
+
+async def _delete(
+    client: Client, settings: Settings, targets: list[tuple[str, str, str]], detach: bool
+) -> None:
+    limit_s = settings.timeout_s or ROLLOUT_TIMEOUT_S
+    for kind, namespace, name in targets:
+        answer: Any
+        if kind == "Secret":
+            answer = await client.delete_secret(namespace, name)
+        else:
+            answer = await client.delete_service(namespace, name)
+        show_changes(settings, answer)
+        if kind == "Service" and not detach:
+            await _gone(client, settings, namespace, name, answer.revision, limit_s)
+
+
+async def _gone(
+    client: Client, settings: Settings, namespace: str, name: str, revision: int, limit_s: float
+) -> None:
+    last = ""
+    try:
+        async with asyncio.timeout(limit_s):
+            while True:
+                view = await client.get_service(namespace, name, min_revision=revision)
+                if view.deleted or not view.service.deleting:
+                    return  # gone, or made anew by somebody else
+                last = view.status_reason
+                settings.wait(f"{name}: {last or 'its tasks are stopping'}")
+                await asyncio.sleep(POLL_S)
+    except NotFound:
+        return
+    except TimeoutError:
+        raise DeadlineExceeded(
+            f"{name} is not gone after {limit_s:g}s: {last}",
+            hint=f"it goes on by itself; look with bay describe {name}",
+        ) from None

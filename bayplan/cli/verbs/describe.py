@@ -1,0 +1,230 @@
+"""bay describe: everything about one service, task or node."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bayplan.cli.completing import complete_service
+from bayplan.cli.settings import Settings, verb
+
+if TYPE_CHECKING:
+    from bayplan.client import Client
+
+TASK_NAME = re.compile(r"(?P<service>[a-z0-9-]+)\.(?P<slot>[0-9]+)\.(?P<attempt>[0-9]+)")
+EVENTS_MAX = 10
+
+
+@verb("describe")
+@click.argument("name", metavar="SERVICE|TASK", shell_complete=complete_service)
+def command(settings: Settings, name: str) -> None:
+    """All about a service or task: state, rollout, why tasks wait, last events, the spec."""
+    settings.call(lambda client: _describe(client, settings, name))
+
+
+async def _describe(client: Client, settings: Settings, name: str) -> None:
+    from bayplan.cli import render
+
+    task = TASK_NAME.fullmatch(name)
+    service = task["service"] if task else name
+    view = await client.get_service(settings.in_namespace(), service)
+    if task:
+        history = await client.list_tasks(
+            namespace=settings.in_namespace(), service=service, history=True
+        )
+        found = [t for t in history if f"{service}.{t.task.slot}.{t.task.attempt}" == name]
+        if not found:
+            from bayplan.model.errors import NotFound
+
+            raise NotFound(
+                f'there is no task "{name}"', hint=f"list them with bay get tasks {service}"
+            )
+        if settings.output in ("json", "yaml"):
+            render.show_message(found[0], settings.output)
+        else:
+            render.show(describe_task(found[0], view, time.time()))
+        return
+    if settings.output in ("json", "yaml"):
+        render.show_message(view, settings.output)
+    else:
+        render.show(describe_service(view, time.time()))
+
+
+def fields(rows: list[tuple[str, str]]) -> str:
+    """Aligned `Name  value` lines; empty values are left out."""
+    from bayplan.cli.render import clean
+
+    shown = [(n, v) for n, v in rows if v]
+    width = max((len(n) for n, _ in shown), default=0)
+    return "".join(f"{n.ljust(width)}  {clean(v)}\n" for n, v in shown)
+
+
+def describe_service(view: Any, now: float) -> str:
+    """The text for a ServiceView with its lists."""
+    from bayplan.cli import views
+    from bayplan.cli.render import age
+
+    service = view.service
+    template = service.spec.template
+    by = f" by {service.applied_by}" if service.applied_by else ""
+    status = views.status(view, now) + (f": {view.status_reason}" if view.status_reason else "")
+    rows = [
+        ("Service", f"{service.namespace}/{service.name}"),
+        ("Version", f"v{service.generation}, applied {age(service.applied_at, now)} ago{by}"),
+        ("Status", status),
+        (
+            "Tasks",
+            f"{view.replicas_ready}/{view.replicas_desired} ready, "
+            f"{view.replicas_updated}/{view.replicas_desired} updated, "
+            f"{view.restarts_last_hour} restarts in the last hour",
+        ),
+        ("Rollout", _rollout(view, now)),
+        ("Image", template.image),
+        ("Ports", views.ports(template)),
+        ("Resources", _resources(template.resources)),
+        ("Health", _health(template)),
+        ("Placement", _placement(service.spec.placement)),
+    ]
+    rows += _pending(view)
+    rows.append(("Next", _next(view)))
+    text = fields(rows)
+    if view.tasks:
+        text += "\n" + views.tasks(view.tasks, now, wide=False, namespace=False)
+    if view.events:
+        text += "\n" + views.events(list(view.events)[-EVENTS_MAX:], now)
+    if service.source:
+        text += "\nSpec\n" + "".join(f"  {line}\n" for line in service.source.splitlines())
+    return text
+
+
+def _rollout(view: Any, now: float) -> str:
+    from bayplan.cli.render import age, span, word
+
+    if not view.HasField("rollout"):
+        return ""
+    rollout = view.rollout
+    state = word(rollout, "state")
+    if state == "complete" and rollout.finished_at:
+        return f"v{rollout.to_generation} complete since {age(rollout.finished_at, now)}"
+    shown = state.replace("_", " ").upper()
+    text = f"v{rollout.from_generation}->v{rollout.to_generation} {shown}"
+    if state in ("running", "rolling_back"):
+        since = rollout.progress_at or rollout.started_at
+        text += f", {view.replicas_updated}/{view.replicas_desired}"
+        text += f", last progress {age(since, now)} ago"
+        policy = view.service.spec.update
+        left = since + policy.progress_deadline_s - now
+        if state == "running" and rollout.from_generation and left > 0:
+            text += f"; {word(policy, 'on_failure')} in {span(left)} without progress"
+    return text + (f": {rollout.reason}" if rollout.reason else "")
+
+
+def _resources(resources: Any) -> str:
+    from bayplan.cli.render import cores, size
+
+    parts = []
+    if resources.cpu_millis:
+        parts.append(f"cpu {cores(resources.cpu_millis)}")
+    if resources.memory_bytes:
+        parts.append(f"memory {size(resources.memory_bytes)}")
+    if resources.pids:
+        parts.append(f"pids {resources.pids}")
+    return ", ".join(parts)
+
+
+def _health(template: Any) -> str:
+    if not template.HasField("health"):
+        return "no check; running counts as healthy"
+    check = template.health
+    if check.HasField("http"):
+        what = f"GET {check.http.path} on {check.http.port}"
+    elif check.HasField("tcp"):
+        what = f"connect to {check.tcp.port}"
+    else:
+        what = f"run {' '.join(check.exec.command)}"
+    return (
+        f"{what} every {check.interval_s:g}s, within {check.timeout_s:g}s, "
+        f"unhealthy after {check.retries}"
+    )
+
+
+def _placement(placement: Any) -> str:
+    parts = [c.text for c in placement.require]
+    parts += [f"prefer {p.constraint.text} ({p.weight})" for p in placement.prefer]
+    parts += [
+        f"spread over {s.over}" + (f" (skew {s.max_skew})" if s.max_skew else "")
+        for s in placement.spread
+    ]
+    return ", ".join(parts)
+
+
+def _pending(view: Any) -> Iterator[tuple[str, str]]:
+    """Why tasks that should serve do not, a line each."""
+    from bayplan.cli.render import word
+    from bayplan.cli.views import task_name
+
+    for task in view.tasks:
+        state = word(task, "state")
+        if state == "pending":
+            yield "Pending", f"{task_name(task.task)}: {task.why or 'no reason is known yet'}"
+    for task in view.tasks:
+        state = word(task, "state")
+        wanted = word(task.task, "desired") in ("running", "ready")
+        if state != "pending" and task.why and wanted:
+            yield "Why", f"{task_name(task.task)}: {task.why}"
+
+
+def _next(view: Any) -> str:
+    """What to type next, where something is wrong."""
+    from bayplan.cli.render import word
+    from bayplan.cli.views import task_name
+
+    name = view.service.name
+    where = f" -n {view.service.namespace}" if view.service.namespace != "default" else ""
+    if view.status == "stopped":
+        return f"bay start {name}{where}"
+    if view.status == "paused":
+        return f"bay rollback {name}{where}, or bay apply a corrected spec"
+    for task in view.tasks:
+        if task.why and task.task.node and word(task.task, "desired") == "running":
+            return f"bay logs {task_name(task.task)}{where}"
+    if any(word(t, "state") == "pending" for t in view.tasks):
+        return "bay get nodes -o wide"
+    return ""
+
+
+def describe_task(task: Any, service: Any, now: float) -> str:
+    """The text for one TaskView."""
+    from bayplan.cli import views
+    from bayplan.cli.render import age, word
+
+    seen = task.status
+    rows = [
+        ("Task", f"{task.task.namespace}/{views.task_name(task.task)}"),
+        ("State", views.task_state(task, now) + f" (desired {word(task.task, 'desired')})"),
+        ("Why", task.why),
+        ("Node", task.task.node),
+        ("Version", f"v{task.task.generation} of v{service.service.generation}"),
+        ("Health", word(seen, "health").replace("none", "")),
+        ("Runs", str(seen.incarnation or "")),
+        (
+            "Exit",
+            "oom" if seen.oom_killed else str(seen.exit_code) if seen.HasField("exit_code") else "",
+        ),
+        ("Address", seen.address),
+        ("Ports", ", ".join(f"{p.name} {p.host}->{p.container}" for p in task.task.ports)),
+        ("Created", f"{age(task.task.created_at, now)} ago"),
+        ("Started", f"{age(seen.started_at, now)} ago" if seen.started_at else ""),
+        ("Ended", f"{age(seen.finished_at, now)} ago" if seen.finished_at else ""),
+        ("Next", f"bay logs {views.task_name(task.task)}"),
+    ]
+    text = fields(rows)
+    name = views.task_name(task.task)
+    own = [e for e in service.events if e.name == name]
+    if own:
+        text += "\n" + views.events(own[-EVENTS_MAX:], now)
+    return text

@@ -1,0 +1,183 @@
+"""bay exec: a command in a running task, with the terminal if it is wanted."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import sys
+import termios
+import tty
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bayplan.cli.completing import complete_task
+from bayplan.cli.settings import Settings, verb
+from bayplan.model.errors import Failed, InvalidSpec, NotFound, Unavailable
+
+if TYPE_CHECKING:
+    from bayplan.client import Client
+
+READ_BYTES_MAX = 16_384
+INPUTS_MAX = 64
+
+
+@verb("exec", context_settings={"allow_interspersed_args": False})
+@click.argument("name", metavar="SERVICE|TASK", shell_complete=complete_task)
+@click.argument("words", nargs=-1, required=True, type=click.UNPROCESSED, metavar="COMMAND...")
+@click.option("-i", "--stdin", is_flag=True, help="pass on what comes on stdin")
+@click.option("-t", "--tty", "terminal", is_flag=True, help="with a terminal")
+@click.option("-u", "--user", default="", help="run as this user")
+@click.option("-w", "--workdir", default="", help="run in this directory")
+@click.option("-e", "--env", multiple=True, metavar="NAME=VALUE", help="add a variable")
+def command(
+    settings: Settings,
+    name: str,
+    words: tuple[str, ...],
+    stdin: bool,
+    terminal: bool,
+    user: str,
+    workdir: str,
+    env: tuple[str, ...],
+) -> int:
+    """Run a command in a task (of a service: in its first that serves); ends with its exit code.
+
+    `bay exec -it web sh` is a shell.
+    """
+    if words[0] == "--":
+        words = words[1:]
+    if terminal and not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise InvalidSpec("-t needs a terminal and there is none", hint="leave out -t")
+    from bayplan.wire._pb.bayplan.v1 import dispatcher_pb2
+
+    size = shutil.get_terminal_size()
+    start = dispatcher_pb2.ExecStart(
+        namespace=settings.in_namespace(),
+        command=words,
+        env=env,
+        user=user,
+        working_dir=workdir,
+        tty=terminal,
+        stdin=stdin,
+        rows=size.lines if terminal else 0,
+        columns=size.columns if terminal else 0,
+    )
+    return settings.call(lambda client: _exec(client, settings, name, start), unbounded=True)
+
+
+async def _exec(client: Client, settings: Settings, name: str, start: Any) -> int:
+    start.task = await _task(client, settings, name)
+    queue: asyncio.Queue[Any] = asyncio.Queue(INPUTS_MAX)
+    loop = asyncio.get_running_loop()
+    from bayplan.wire._pb.bayplan.v1 import dispatcher_pb2 as pb
+
+    def resized() -> None:
+        size = os.get_terminal_size(sys.stdout.fileno())
+        change = pb.TerminalSize(rows=size.lines, columns=size.columns)
+        if not queue.full():
+            queue.put_nowait(pb.ExecInput(resize=change))
+
+    with _raw(start.tty):
+        reader = asyncio.create_task(_read_stdin(queue)) if start.stdin else None
+        if start.tty:
+            loop.add_signal_handler(signal.SIGWINCH, resized)
+        try:
+            return await _outputs(client.exec(_inputs(start, queue)))
+        finally:
+            if start.tty:
+                loop.remove_signal_handler(signal.SIGWINCH)
+            if reader is not None:
+                reader.cancel()
+                await asyncio.gather(reader, return_exceptions=True)
+
+
+async def _task(client: Client, settings: Settings, name: str) -> str:
+    from bayplan.cli.render import word
+    from bayplan.cli.verbs.describe import TASK_NAME
+    from bayplan.cli.views import task_name
+
+    if TASK_NAME.fullmatch(name):
+        return name
+    view = await client.get_service(settings.in_namespace(), name)
+    running = [t for t in view.tasks if word(t, "state") == "running"]
+    running.sort(key=lambda t: word(t.status, "health") not in ("none", "healthy"))
+    if not running:
+        raise NotFound(f"no task of {name} runs", hint=f"look with bay describe {name}")
+    return task_name(running[0].task)
+
+
+async def _inputs(start: Any, queue: asyncio.Queue[Any]) -> AsyncIterator[Any]:
+    from bayplan.wire._pb.bayplan.v1 import dispatcher_pb2 as pb
+
+    yield pb.ExecInput(start=start)
+    while True:
+        yield await queue.get()
+
+
+async def _read_stdin(queue: asyncio.Queue[Any]) -> None:
+    """stdin to inputs. The descriptor may be a file, which an event loop cannot watch: then it is
+    read in a thread."""
+    from bayplan.wire._pb.bayplan.v1 import dispatcher_pb2 as pb
+
+    loop = asyncio.get_running_loop()
+    fd = sys.stdin.fileno()
+    readable = asyncio.Event()
+    try:
+        loop.add_reader(fd, readable.set)
+        watched = True
+    except PermissionError:  # epoll(7): EPERM for regular files, which never block
+        watched = False
+    try:
+        while True:
+            if watched:
+                await readable.wait()
+                readable.clear()
+            data = os.read(fd, READ_BYTES_MAX)
+            if not data:
+                await queue.put(pb.ExecInput(stdin_closed=True))
+                return
+            await queue.put(pb.ExecInput(stdin=data))
+    finally:
+        if watched:
+            loop.remove_reader(fd)
+
+
+async def _outputs(outputs: AsyncIterator[Any]) -> int:
+    """Write what comes; the exit code. Raises Failed, Unavailable."""
+    async for output in outputs:
+        match output.WhichOneof("output"):
+            case "stdout":
+                _write(sys.stdout.buffer, output.stdout)
+            case "stderr":
+                _write(sys.stderr.buffer, output.stderr)
+            case "exit_code":
+                return int(output.exit_code) & 0xFF
+            case "error":
+                raise Failed(output.error)
+    raise Unavailable(
+        "the connection ended before the command did", hint="the command may still run"
+    )
+
+
+def _write(stream: Any, data: bytes) -> None:
+    stream.write(data)
+    stream.flush()
+
+
+@contextmanager
+def _raw(wanted: bool) -> Iterator[None]:
+    """The terminal passes every key on while the command runs, and is as it was afterwards."""
+    if not wanted:
+        yield
+        return
+    fd = sys.stdin.fileno()
+    before = termios.tcgetattr(fd)
+    try:
+        tty.setraw(fd, termios.TCSADRAIN)
+        yield
+    finally:
+        termios.tcsetattr(fd, termios.TCSADRAIN, before)

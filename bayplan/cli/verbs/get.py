@@ -1,0 +1,123 @@
+"""bay get: lists."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bayplan.cli.completing import complete_service
+from bayplan.cli.settings import Settings, verb
+from bayplan.model.errors import InvalidSpec, NotFound
+
+if TYPE_CHECKING:
+    from bayplan.client import Client
+
+KINDS = ("services", "tasks", "nodes", "secrets", "events")
+_ALIASES = {
+    "service": "services",
+    "svc": "services",
+    "task": "tasks",
+    "node": "nodes",
+    "secret": "secrets",
+    "event": "events",
+}
+
+
+@verb("get")
+@click.argument("kind", default="services", metavar="[KIND]", shell_complete=complete_service)
+@click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_service)
+@click.option("--node", default="", help="only tasks of this node")
+@click.option("--history", is_flag=True, help="tasks that are over, too")
+def command(
+    settings: Settings, kind: str, names: tuple[str, ...], node: str, history: bool
+) -> None:
+    """List services (or tasks, nodes, secrets, events); all namespaces unless -n is given.
+
+    `bay get web` is short for `bay get services web`; `-o spec` gives back what was applied.
+    """
+    kind = _ALIASES.get(kind, kind)
+    if kind not in KINDS:
+        kind, names = "services", (kind, *names)
+    settings.call(lambda client: _get(client, settings, kind, names, node, history))
+
+
+async def _get(
+    client: Client,
+    settings: Settings,
+    kind: str,
+    names: tuple[str, ...],
+    node: str,
+    history: bool,
+) -> None:
+    from bayplan.cli import render, views
+
+    if settings.output == "spec":
+        await _specs(client, settings, kind, names)
+        return
+    wide = settings.output == "wide"
+    namespace = settings.namespace or ""
+    now = time.time()
+    found: list[Any]
+    match kind:
+        case "services":
+            found = _only(await client.list_services(namespace), names, lambda v: v.service.name)
+            text = views.services(found, now, wide=wide)
+            empty = "no service; make one with bay apply FILE"
+        case "tasks":
+            found = await client.list_tasks(namespace=namespace, node=node, history=history)
+            if names:
+                found = [
+                    t for t in found if t.task.service in names or views.task_name(t.task) in names
+                ]
+            text = views.tasks(found, now, wide=wide)
+            empty = "no task"
+        case "nodes":
+            found = _only(await client.list_nodes(), names, lambda v: v.node.name)
+            text = views.nodes(found, now, wide=wide)
+            empty = "no node; make a token for one with bay node token"
+        case "secrets":
+            found = _only(await client.list_secrets(namespace), names, lambda v: v.name)
+            text = views.secrets(found, now)
+            empty = "no secret; make one with bay secret set NAME KEY"
+        case _:
+            from bayplan.wire._pb.bayplan.v1 import control_pb2
+
+            request = control_pb2.ListEventsRequest(namespace=namespace)
+            found = [e async for e in client.list_events(request)]
+            text = views.events(found, now)
+            empty = "no event"
+    if settings.output in ("json", "yaml"):
+        render.show_messages(found, settings.output)
+    elif found:
+        render.show(text)
+    else:
+        render.show(empty + "\n")
+
+
+def _only(found: list[Any], names: tuple[str, ...], name_of: Any) -> list[Any]:
+    if not names:
+        return found
+    missing = sorted(set(names) - {name_of(v) for v in found})
+    if missing:
+        from bayplan.spec.problems import did_you_mean
+
+        near = did_you_mean(missing[0], [name_of(v) for v in found])
+        raise NotFound(f'there is no "{missing[0]}"{near}')
+    return [v for v in found if name_of(v) in names]
+
+
+async def _specs(client: Client, settings: Settings, kind: str, names: tuple[str, ...]) -> None:
+    """YAML as it was typed; several documents with `---` between them."""
+    from bayplan.cli import render
+
+    if kind != "services":
+        raise InvalidSpec("-o spec is for services", hint="use -o yaml")
+    if not names:
+        names = tuple(v.service.name for v in await client.list_services(settings.in_namespace()))
+    sources = []
+    for name in names:
+        view = await client.get_service(settings.in_namespace(), name)
+        sources.append(view.service.source.rstrip("\n") + "\n")
+    render.show("---\n".join(sources))

@@ -1,0 +1,212 @@
+"""bay node: the hosts."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bayplan.cli.changing import change, detach_option, show_changes
+from bayplan.cli.completing import complete_node
+from bayplan.cli.settings import ROLLOUT_TIMEOUT_S, Settings, parse_duration, verb
+from bayplan.model.errors import DeadlineExceeded, InvalidSpec
+
+if TYPE_CHECKING:
+    from bayplan.client import Client
+
+POLL_S = 0.5
+
+
+@click.group("node")
+def command() -> None:
+    """The hosts of the cluster."""
+
+
+@command.add_command
+@verb("ls")
+def ls(settings: Settings) -> None:
+    """List nodes: state, scheduling, tasks, what is set aside, conditions."""
+
+    async def show(client: Client) -> None:
+        from bayplan.cli import render, views
+
+        found = await client.list_nodes()
+        if settings.output in ("json", "yaml"):
+            render.show_messages(found, settings.output)
+        elif found:
+            wide = settings.output == "wide"
+            render.show(views.nodes(found, time.time(), wide=wide))
+        else:
+            render.show("no node; make a token for one with bay node token\n")
+
+    settings.call(show)
+
+
+@command.add_command
+@verb("describe")
+@click.argument("node", shell_complete=complete_node)
+def describe(settings: Settings, node: str) -> None:
+    """All about a node: state, labels, attributes, conditions, tasks, last events."""
+
+    async def show(client: Client) -> None:
+        from bayplan.cli import render
+
+        view = await client.get_node(node)
+        if settings.output in ("json", "yaml"):
+            render.show_message(view, settings.output)
+        else:
+            render.show(describe_node(view, time.time()))
+
+    settings.call(show)
+
+
+def describe_node(view: Any, now: float) -> str:
+    """The text for a NodeView with its lists."""
+    from bayplan.cli import views
+    from bayplan.cli.render import age, cores, size, word
+    from bayplan.cli.verbs.describe import fields
+
+    node, seen, report = view.node, view.status, view.status.report
+    state = word(seen, "state") or "unknown"
+    reason = f": {seen.reason}" if seen.reason else ""
+    free = report.allocatable
+    rows = [
+        ("Node", node.name),
+        ("State", f"{state} for {age(seen.state_since_at, now)}{reason}"),
+        ("Scheduling", "draining" if node.draining else "cordoned" if node.cordoned else "yes"),
+        ("Drain", view.drain_progress),
+        (
+            "Seen",
+            f"{age(seen.last_seen_at, now)} ago, clock off by {seen.clock_skew_s * 1000:.0f}ms",
+        ),
+        ("Joined", f"{age(node.joined_at, now)} ago"),
+        ("Address", report.address),
+        ("Subnet", node.subnet),
+        ("Agent", report.agent_version),
+        ("CPU", f"{cores(view.requested.cpu_millis)} of {cores(free.cpu_millis)} set aside"),
+        ("Memory", f"{size(view.requested.memory_bytes)} of {size(free.memory_bytes)} set aside"),
+        ("Labels", views.pairs(node.labels)),
+        ("Attributes", views.pairs(report.attributes)),
+    ]
+    rows += [("Condition", f"{c.type}: {c.message}") for c in report.conditions]
+    text = fields(rows)
+    if view.task_list:
+        text += "\n" + views.tasks(view.task_list, now, wide=False)
+    if view.events:
+        text += "\n" + views.events(view.events, now)
+    return text
+
+
+@command.add_command
+@verb("cordon")
+@click.argument("node", shell_complete=complete_node)
+def cordon(settings: Settings, node: str) -> None:
+    """Place nothing new on a node; what runs there stays."""
+    change(settings, lambda client: client.cordon(node))
+
+
+@command.add_command
+@verb("uncordon")
+@click.argument("node", shell_complete=complete_node)
+def uncordon(settings: Settings, node: str) -> None:
+    """Place tasks on a node again; ends a drain."""
+    change(settings, lambda client: client.uncordon(node))
+
+
+@command.add_command
+@verb("drain")
+@click.argument("node", shell_complete=complete_node)
+@detach_option
+def drain(settings: Settings, node: str, detach: bool) -> None:
+    """Move all tasks of a node elsewhere, and wait until it is empty."""
+    settings.call(lambda client: _drain(client, settings, node, detach), unbounded=True)
+
+
+async def _drain(client: Client, settings: Settings, node: str, detach: bool) -> None:
+    show_changes(settings, await client.drain(node))
+    if detach:
+        return
+    limit_s = settings.timeout_s or ROLLOUT_TIMEOUT_S
+    last = ""
+    try:
+        async with asyncio.timeout(limit_s):
+            while True:
+                view = await client.get_node(node)
+                last = view.drain_progress
+                if not view.tasks:
+                    print(f"{node}: drained; bay node uncordon {node} brings it back")
+                    return
+                if not view.node.draining:
+                    print(f"{node}: the drain was ended by somebody else")
+                    return
+                settings.wait(f"{node}: {last}")
+                await asyncio.sleep(POLL_S)
+    except TimeoutError:
+        raise DeadlineExceeded(
+            f"{node} is not empty after {limit_s:g}s: {last}",
+            hint=f"it goes on by itself; look with bay node describe {node}",
+        ) from None
+
+
+@command.add_command
+@verb("rm")
+@click.argument("node", shell_complete=complete_node)
+@click.option("--force", is_flag=True, help="although tasks are assigned to it")
+def rm(settings: Settings, node: str, force: bool) -> None:
+    """Remove a node and revoke its certificates at once."""
+    change(settings, lambda client: client.remove_node(node, force=force))
+
+
+@command.add_command
+@verb("label")
+@click.argument("node", shell_complete=complete_node)
+@click.argument("labels", nargs=-1, required=True, metavar="KEY=VALUE|KEY-...")
+def label(settings: Settings, node: str, labels: tuple[str, ...]) -> None:
+    """Set labels (disk=ssd) or remove them (disk-)."""
+    given: dict[str, str] = {}
+    removed: list[str] = []
+    for text in labels:
+        key, equals, value = text.partition("=")
+        if equals and key:
+            given[key] = value
+        elif text.endswith("-") and len(text) > 1:
+            removed.append(text[:-1])
+        else:
+            raise InvalidSpec(f'"{text}" is not a label', hint="write KEY=VALUE, or KEY- to remove")
+    change(settings, lambda client: client.label_node(node, given, removed))
+
+
+@command.add_command
+@verb("token")
+@click.argument("node", default="", metavar="[NODE]")
+@click.option("--lifetime", default="1h", metavar="TIME", help="at most 1h")
+def token(settings: Settings, node: str, lifetime: str) -> None:
+    """Print a token a host joins with; bound to a node's name where one is given."""
+    lifetime_s = parse_duration(lifetime)
+
+    async def make(client: Client) -> None:
+        from bayplan.cli import render
+        from bayplan.wire._pb.bayplan.v1 import control_pb2, types_pb2
+
+        answer = await client.create_token(
+            control_pb2.CreateTokenRequest(
+                purpose=types_pb2.TOKEN_PURPOSE_NODE, subject=node, lifetime_s=lifetime_s
+            )
+        )
+        show_token(settings, answer, render)
+
+    settings.call(make)
+
+
+def show_token(settings: Settings, answer: Any, render: Any) -> None:
+    """The token alone on stdout, so that it can be put into a file; the rest on stderr."""
+    import sys
+
+    if settings.output in ("json", "yaml"):
+        render.show_message(answer, settings.output)
+        return
+    until = render.span(answer.expires_at - time.time())
+    print(f"good for {until}; put it into a file, not into a command line", file=sys.stderr)
+    render.show(answer.token + "\n")

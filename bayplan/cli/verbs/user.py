@@ -1,0 +1,82 @@
+"""bay user: operators."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from bayplan.cli.changing import change
+from bayplan.cli.settings import Settings, parse_duration, verb
+
+if TYPE_CHECKING:
+    from bayplan.client import Client
+
+
+@click.group("user")
+def command() -> None:
+    """Who may do what in the cluster."""
+
+
+@command.add_command
+@verb("ls")
+def ls(settings: Settings) -> None:
+    """List users, their roles and grants."""
+
+    async def show(client: Client) -> None:
+        from bayplan.cli import render, views
+
+        found = await client.list_identities()
+        if settings.output in ("json", "yaml"):
+            render.show_messages(found, settings.output)
+        else:
+            render.show(views.identities(found, time.time()))
+
+    settings.call(show)
+
+
+@command.add_command
+@verb("add")
+@click.argument("name")
+@click.option("--role", type=click.Choice(["admin", "operator", "viewer"]), default="viewer")
+@click.option("--exec", "may_exec", is_flag=True, help="may run commands in tasks")
+def add(settings: Settings, name: str, role: str, may_exec: bool) -> None:
+    """Add a user, or change role and grants. `bay user token NAME` lets them log in."""
+    from bayplan.wire._pb.bayplan.v1 import control_pb2, types_pb2
+
+    request = control_pb2.SetIdentityRequest(
+        name=name, role=types_pb2.Role.Value(f"ROLE_{role.upper()}"), exec=may_exec
+    )
+    change(settings, lambda client: client.set_identity(request))
+
+
+@command.add_command
+@verb("rm")
+@click.argument("name")
+def rm(settings: Settings, name: str) -> None:
+    """Remove a user and revoke their certificates at once."""
+    change(settings, lambda client: client.remove_identity(name))
+
+
+@command.add_command
+@verb("token")
+@click.argument("name")
+@click.option("--lifetime", default="1h", metavar="TIME", help="at most 1h")
+def token(settings: Settings, name: str, lifetime: str) -> None:
+    """Print a token with which a user logs in once: `bay login HOST`."""
+    lifetime_s = parse_duration(lifetime)
+
+    async def make(client: Client) -> None:
+        from bayplan.cli import render
+        from bayplan.cli.verbs.node import show_token
+        from bayplan.wire._pb.bayplan.v1 import control_pb2, types_pb2
+
+        answer = await client.create_token(
+            control_pb2.CreateTokenRequest(
+                purpose=types_pb2.TOKEN_PURPOSE_OPERATOR, subject=name, lifetime_s=lifetime_s
+            )
+        )
+        show_token(settings, answer, render)
+
+    settings.call(make)
