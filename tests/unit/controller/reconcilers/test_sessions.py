@@ -1,0 +1,290 @@
+"""The leader's side of sessions: hello, assignments, statuses, acknowledgements."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from bayplan.model.errors import Conflict
+from bayplan.model.secret import SealedSecret
+from bayplan.model.service import EnvVar, SecretReference, TaskTemplate
+from bayplan.model.task import DesiredState, Task, TaskState, TaskStatus
+from controller.reconcilers.messages import (
+    AgentHello,
+    AssignmentAck,
+    AssignmentSet,
+    EndSession,
+    Goodbye,
+    Heartbeat,
+    HeartbeatAck,
+    Outgoing,
+    StatusAck,
+    StatusBatch,
+    Welcome,
+)
+from controller.reconcilers.sessions import Sessions
+from controller.tables import Kind
+from tests.unit.controller.rig import Rig
+
+
+def opened(secret: SealedSecret) -> dict[str, bytes]:
+    return {key: b"open " + value for key, value in secret.sealed.items()}
+
+
+class Leader(Rig):
+    """A rig with sessions."""
+
+    def __init__(self) -> None:
+        super().__init__(nodes=2)
+        self.sessions = Sessions(opened)
+
+    def hello(self, node: str, session: str = "", *statuses: TaskStatus) -> list[Outgoing]:
+        hello = AgentHello(statuses=statuses, sent_at=self.now)
+        return self.sessions.on_hello(
+            session or f"s-{node}", node, hello, self.store.tables, self.now
+        )
+
+    def say(self, node: str, message: object) -> list[Outgoing]:
+        return self.sessions.on_message(f"s-{node}", node, message, self.now)  # type: ignore[arg-type]
+
+    def tables_changed(self) -> dict[str, AssignmentSet]:
+        out = self.sessions.on_tables(self.store.tables)
+        return {o.session: o.message for o in out if isinstance(o.message, AssignmentSet)}
+
+    def flush(self) -> list[object]:
+        batch = self.sessions.take(self.store.tables, self.now)
+        assert batch is not None
+        return [
+            o.message for o in self.sessions.committed(batch, self.store.apply_each(batch.groups))
+        ]
+
+
+def a_leader(replicas: int = 2) -> tuple[Leader, Task]:
+    """Two nodes with one task each and a session each; returns the task of h1."""
+    leader = Leader()
+    leader.apply(replicas)
+    leader.settle()
+    for node in ("h1", "h2"):
+        leader.hello(node)
+    return leader, next(t for t in leader.tasks() if t.node == "h1")
+
+
+def status(task: Task, state: TaskState = TaskState.RUNNING, **fields: object) -> TaskStatus:
+    return TaskStatus(
+        namespace=task.namespace,
+        task=task.name,
+        uid=task.uid,
+        node=task.node,
+        state=state,
+        incarnation=1,
+        **fields,  # type: ignore[arg-type]
+    )
+
+
+def stored_state(leader: Leader, task: Task) -> TaskState | None:
+    found = leader.store.tables.status.get((task.namespace, task.name))
+    return found.value.state if found else None
+
+
+def test_a_session_begins_with_everything() -> None:
+    """Welcome, then the complete set of the node and of no other."""
+    leader, task = a_leader()
+    welcome, first = (o.message for o in leader.hello("h1", "s2")[1:])
+    assert isinstance(welcome, Welcome)
+    assert isinstance(first, AssignmentSet)
+    assert first.complete
+    assert [a.task.uid for a in first.assignments] == [task.uid]
+    assert first.assignments[0].template.image == "app:a"
+
+
+def test_a_second_session_ends_the_first() -> None:
+    """The newer one is the agent that lives; the older is told so and is not heard any more."""
+    leader, task = a_leader()
+    out = leader.hello("h1", "s2")
+    assert out[0].session == "s-h1"
+    assert isinstance(out[0].message, EndSession)
+    leader.say("h1", StatusBatch(1, (status(task),)))
+    assert leader.sessions.waiting == 0
+    leader.sessions.on_closed("s-h1", "h1")
+    assert leader.sessions.session_of("h1") == "s2"
+
+
+def test_an_unknown_node_is_refused() -> None:
+    """A certificate of a node that was removed opens no session."""
+    leader, _ = a_leader()
+    (out,) = leader.hello("h9")
+    assert isinstance(out.message, EndSession)
+    assert out.message.code == "not_found"
+
+
+def test_a_removed_node_loses_its_session() -> None:
+    """Removing the node ends its session at once."""
+    leader, _ = a_leader()
+    leader.remove_node("h2")
+    (out,) = leader.sessions.on_tables(leader.store.tables)
+    assert (out.session, type(out.message)) == ("s-h2", EndSession)
+    assert leader.sessions.nodes == {"h1"}
+
+
+def test_changes_travel_as_deltas() -> None:
+    """Only what differs from what was sent is sent, with rising sequence numbers."""
+    leader, task = a_leader()
+    assert leader.tables_changed() == {}
+    leader.change(stopped=True)
+    leader.settle()
+    sent = leader.tables_changed()
+    delta = sent["s-h1"]
+    assert not delta.complete
+    assert [(a.task.uid, a.task.desired) for a in delta.assignments] == [
+        (task.uid, DesiredState.SHUTDOWN)
+    ]
+    assert delta.sequence == 2
+    assert not leader.sessions.acknowledged("h1")
+    leader.say("h1", AssignmentAck(2))
+    assert leader.sessions.acknowledged("h1")
+
+
+def test_a_deleted_task_is_removed_from_its_node() -> None:
+    """REMOVED is an assignment until the end is seen; then the uid is taken away."""
+    leader, task = a_leader()
+    leader.change(deleting=True)
+    leader.settle()
+    assert leader.tables_changed()["s-h1"].assignments[0].task.desired is DesiredState.REMOVED
+    leader.say("h1", StatusBatch(1, (status(task, TaskState.SHUTDOWN),)))
+    leader.flush()
+    leader.settle()
+    assert leader.tables_changed()["s-h1"].removed_uids == (task.uid,)
+
+
+def test_statuses_are_stored_and_acknowledged() -> None:
+    """A batch is acknowledged once it is in the store, stamped with the leader's time."""
+    leader, task = a_leader()
+    leader.say("h1", StatusBatch(1, (status(task),)))
+    assert leader.flush() == [StatusAck(1)]
+    found = leader.store.tables.status[task.namespace, task.name].value
+    assert (found.state, found.received_at) == (TaskState.RUNNING, leader.now)
+    assert ("web", "Started") in leader.events()
+
+
+def test_a_state_never_moves_back() -> None:
+    """An older state, an older incarnation and a repeated one are acknowledged and not stored."""
+    leader, task = a_leader()
+    leader.say("h1", StatusBatch(1, (replace(status(task), incarnation=2),)))
+    leader.flush()
+    revision = leader.store.tables.revision
+    for sequence, late in enumerate(
+        (
+            status(task, TaskState.STARTING),
+            status(task, TaskState.RUNNING),
+            replace(status(task), incarnation=2, observed_at=5.0),
+        ),
+        start=2,
+    ):
+        leader.say("h1", StatusBatch(sequence, (late,)))
+        assert leader.flush() == [StatusAck(sequence)]
+    assert leader.store.tables.revision == revision
+
+
+def test_a_node_speaks_only_of_its_own_tasks() -> None:
+    """A status of a task that is bound to another node changes nothing."""
+    leader, task = a_leader()
+    leader.say("h2", StatusBatch(1, (status(task, TaskState.FAILED),)))
+    leader.flush()
+    assert stored_state(leader, task) is None
+
+
+def test_the_newest_status_of_a_task_is_written_once() -> None:
+    """States between two commits are skipped, and all their batches acknowledged together."""
+    leader, task = a_leader()
+    for sequence, state in enumerate((TaskState.PREPARING, TaskState.STARTING, TaskState.RUNNING)):
+        leader.say("h1", StatusBatch(sequence + 1, (status(task, state),)))
+    before = leader.store.tables.revision
+    assert leader.flush() == [StatusAck(3)]
+    assert stored_state(leader, task) is TaskState.RUNNING
+    assert leader.store.tables.revision <= before + 2  # the status, and its event
+
+
+def test_a_conflict_is_decided_again() -> None:
+    """What could not be written is not acknowledged, and comes with the next batch."""
+    leader, task = a_leader()
+    leader.say("h1", StatusBatch(1, (status(task),)))
+    batch = leader.sessions.take(leader.store.tables, leader.now)
+    assert batch is not None
+    results = [Conflict("moved on")] * len(batch.groups)
+    assert leader.sessions.committed(batch, results) == []
+    assert leader.flush() == [StatusAck(1)]
+
+
+def test_an_unanswered_commit_is_decided_again() -> None:
+    """Whether it was written or not: the second time settles it."""
+    for written in (True, False):
+        leader, task = a_leader()
+        leader.say("h1", StatusBatch(1, (status(task),)))
+        batch = leader.sessions.take(leader.store.tables, leader.now)
+        assert batch is not None
+        if written:
+            leader.store.apply_each(batch.groups)
+        leader.sessions.failed()
+        assert leader.flush() == [StatusAck(1)]
+        assert stored_state(leader, task) is TaskState.RUNNING
+
+
+def test_statuses_in_the_hello_count() -> None:
+    """A new leader learns what happened while there was none."""
+    leader, task = a_leader()
+    leader.hello("h1", "s2", status(task, TaskState.FAILED, exit_code=3))
+    leader.flush()
+    assert stored_state(leader, task) is TaskState.FAILED
+
+
+def test_an_ended_task_is_never_sent_as_one_to_run() -> None:
+    """An agent that lost its checkpoint must not run it again."""
+    leader, task = a_leader()
+    leader.say("h1", StatusBatch(1, (status(task, TaskState.FAILED),)))
+    leader.flush()
+    assert leader.store.tables.tasks[task.namespace, task.name].value.desired.value == "running"
+    (_, _, first) = (o.message for o in leader.hello("h1", "s2"))
+    assert isinstance(first, AssignmentSet)
+    assert first.assignments[0].task.desired is DesiredState.SHUTDOWN
+
+
+def test_a_lost_task_is_not_in_the_complete_set() -> None:
+    """A node that returns is not told to keep what was replaced elsewhere."""
+    leader, task = a_leader()
+    leader.node_state("h1", state=type(leader.store.tables.nodestatus["", "h1"].value.state).LOST)
+    leader.settle()
+    (_, _, first) = (o.message for o in leader.hello("h1", "s2"))
+    assert isinstance(first, AssignmentSet)
+    assert task.uid not in {a.task.uid for a in first.assignments}
+
+
+def test_secrets_come_with_the_tasks_that_use_them() -> None:
+    """Opened, only what the template names, and again when the secret changes."""
+    leader = Leader()
+    secret = SealedSecret(
+        namespace="default", name="db", version=1, sealed={"password": b"x", "other": b"y"}
+    )
+    leader.put(Kind.SECRET, ("default", "db"), secret)
+    env = (EnvVar(name="P", secret=SecretReference(name="db", key="password")),)
+    leader.apply(1, template=TaskTemplate(image="app", env=env))
+    leader.settle()
+    node = leader.tasks()[0].node
+    (_, first) = (o.message for o in leader.hello(node))
+    assert isinstance(first, AssignmentSet)
+    assert dict(first.assignments[0].secrets) == {"db/password": b"open x"}
+    assert "open x" not in repr(first)
+    newer = replace(secret, version=2, sealed={"password": b"z"})
+    leader.put(Kind.SECRET, ("default", "db"), newer)
+    delta = leader.tables_changed()[f"s-{node}"]
+    assert dict(delta.assignments[0].secrets) == {"db/password": b"open z"}
+
+
+def test_heartbeats_are_answered_and_count() -> None:
+    """Everything a node says counts as a sign of life; a goodbye announces an absence."""
+    leader, _ = a_leader()
+    leader.now += 3
+    (answer,) = leader.say("h1", Heartbeat(leader.now - 0.25))
+    assert answer.message == HeartbeatAck(leader.now - 0.25, leader.now)
+    assert leader.sessions.heard["h1"].last_at == leader.now
+    assert leader.sessions.heard["h1"].clock_skew_s == -0.25
+    leader.say("h1", Goodbye("upgrade", 20.0))
+    assert leader.sessions.heard["h1"].away_until_at == leader.now + 20
