@@ -1,6 +1,7 @@
 """Where an object lies in etcd: `/bayplan/v1/<kind>/<namespace>/<name>`.
 
-Cluster-wide kinds have no namespace level. The mapping is injective: an element never holds a
+Cluster-wide kinds have no namespace level; events of cluster-wide objects lie under `-`, which is
+no namespace's name. The mapping is injective: an element never holds a
 slash, and each kind has a fixed number of levels.
 """
 
@@ -17,6 +18,8 @@ ELEMENT_BYTES_MAX = 512
 CLUSTER_WIDE = frozenset(
     {Kind.NODE, Kind.NODE_STATUS, Kind.TOKEN, Kind.IDENTITY, Kind.CLUSTER},
 )
+
+NO_NAMESPACE = "-"
 
 _HEADS = {kind: f"{PREFIX}{kind.value}/" for kind in Kind}
 _KINDS = {kind.value: kind for kind in Kind}
@@ -39,6 +42,8 @@ def path(kind: Kind, key: Key) -> str:
         if namespace:
             raise InvalidSpec(f"{kind} are cluster-wide; leave the namespace {namespace!r} out")
         return _HEADS[kind] + name
+    if kind is Kind.EVENT and not namespace:
+        namespace = NO_NAMESPACE
     _check(f"the namespace of {name!r} in {kind}", namespace)
     return f"{_HEADS[kind]}{namespace}/{name}"
 
@@ -54,5 +59,7 @@ def parse(path: str) -> tuple[Kind, Key] | None:
             return (kind, ("", name)) if kind in CLUSTER_WIDE and kind is not None else None
         case [head, namespace, name] if namespace and name:
             kind = _KINDS.get(head)
+            if kind is Kind.EVENT and namespace == NO_NAMESPACE:
+                namespace = ""
             return (kind, (namespace, name)) if kind and kind not in CLUSTER_WIDE else None
     return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from bayplan.model.errors import Conflict
+from bayplan.model.node import NodeState
 from bayplan.model.secret import SealedSecret
 from bayplan.model.service import EnvVar, SecretReference, TaskTemplate
 from bayplan.model.task import DesiredState, Task, TaskState, TaskStatus
@@ -250,8 +251,9 @@ def test_an_ended_task_is_never_sent_as_one_to_run() -> None:
 def test_a_lost_task_is_not_in_the_complete_set() -> None:
     """A node that returns is not told to keep what was replaced elsewhere."""
     leader, task = a_leader()
-    leader.node_state("h1", state=type(leader.store.tables.nodestatus["", "h1"].value.state).LOST)
+    leader.node_state("h1", NodeState.LOST)
     leader.settle()
+    leader.tables_changed()
     (_, _, first) = (o.message for o in leader.hello("h1", "s2"))
     assert isinstance(first, AssignmentSet)
     assert task.uid not in {a.task.uid for a in first.assignments}
