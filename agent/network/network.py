@@ -88,15 +88,10 @@ class Network:
         """Gives the network namespace of process `pid` an eth0 with an address of the subnet, a
         default route and lo. A task that had an address (an earlier run) gets it again."""
         links, subnet = self._started(), self._network()
-        lease = self._leases.get(uid)
-        if lease is None:
-            taken = {lease.address for lease in self._leases.values()}
-            address = addresses.pick(subnet, taken, self._last)
-            lease = _Lease(address, addresses.interface_name(uid))
-            self._leases[uid], self._last = lease, address
         own = addresses.gateway(subnet)
         fd = namespace.open_namespace(pid)
         try:
+            lease = self._lease(uid)
             alias = addresses.alias(uid, lease.address)
             mac = addresses.hardware_address(lease.address)
             await links.attach(lease.interface, alias, fd, mac)
@@ -139,6 +134,15 @@ class Network:
     async def ports_in_use(self) -> frozenset[tuple[Protocol, int]]:
         """(protocol, port) of everything else that listens on the host."""
         return await asyncio.to_thread(hostports.in_use)
+
+    def _lease(self, uid: str) -> _Lease:
+        lease = self._leases.get(uid)
+        if lease is None:
+            taken = {lease.address for lease in self._leases.values()}
+            address = addresses.pick(self._network(), taken, self._last)
+            lease = _Lease(address, addresses.interface_name(uid))
+            self._leases[uid], self._last = lease, address
+        return lease
 
     def _publish(self, services: tuple[PublishedService, ...]) -> tuple[PortConflict, ...]:
         nft = self._tables()

@@ -1,0 +1,131 @@
+"""`bay lab …`: several hosts on one machine, to try things out and to break them."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bayplan.model.errors import BayplanError
+from lab.lab import CONTROLLER, Lab
+from lab.machine import CHECKOUT
+
+NAME_DEFAULT = "lab"
+
+
+def _directory(given: str | None, name: str) -> Path:
+    if given:
+        return Path(given)
+    base = CHECKOUT / ".state" if (CHECKOUT / ".git").exists() else Path("/var/lib/bayplan")
+    return base / name
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--dir", "directory", metavar="DIR", help="where its state is kept")
+@click.option("--name", default=NAME_DEFAULT, show_default=True, help="for several labs at once")
+@click.pass_context
+def cli(ctx: click.Context, directory: str | None, name: str) -> None:
+    """A cluster of several hosts on this machine. Needs root."""
+    where = _directory(directory or os.environ.get("BAY_LAB_DIR"), name)
+    ctx.obj = (Lab(where, lambda line: click.echo(line, err=True)), name)
+
+
+@cli.command()
+@click.option("--hosts", default=3, show_default=True, help="how many")
+@click.option("--controllers", default=1, show_default=True, type=click.IntRange(1, 1))
+@click.option("--subnet", default="", metavar="CIDR", help="of the switch  [default: a free one]")
+@click.option("--no-context", is_flag=True, help="leave ~/.config/bay as it is")
+@click.pass_obj
+def up(obj: tuple[Lab, str], hosts: int, controllers: int, subnet: str, no_context: bool) -> None:
+    """Make the hosts and start a controller and agents on them."""
+    lab, name = obj
+    state = lab.up(name, hosts, subnet, merge_context=not no_context)
+    _show(lab)
+    if not state.context:
+        click.echo(f"\nexport BAY_CONFIG={lab.directory}/bay")
+    click.echo("\nnext: bay node ls")
+    click.echo("      bay apply examples/web.yaml")
+    click.echo("      bay lab kill h1, bay lab cut h2, bay lab down")
+
+
+@cli.command()
+@click.pass_obj
+def down(obj: tuple[Lab, str]) -> None:
+    """End everything and leave nothing."""
+    lab, name = obj
+    lab.down(name)
+
+
+@cli.command()
+@click.option("-o", "output", type=click.Choice(["table", "json"]), default="table")
+@click.pass_obj
+def status(obj: tuple[Lab, str], output: str) -> None:
+    """Show the hosts."""
+    lab, _ = obj
+    if output == "json":
+        click.echo(json.dumps([asdict(host) for host in lab.status()], indent=1))
+    else:
+        _show(lab)
+
+
+@cli.command()
+@click.argument("host")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+@click.pass_obj
+def shell(obj: tuple[Lab, str], host: str, command: tuple[str, ...]) -> None:
+    """Run a command, or a shell, on HOST."""
+    argv = [*obj[0].enter(host), *(command or ("bash",))]
+    os.execvp(argv[0], argv)  # noqa: S606 - the operator's own command
+
+
+def _on_host(name: str, act: Callable[[Lab, str], None], text: str) -> None:
+    @cli.command(name, help=text)
+    @click.argument("host")
+    @click.pass_obj
+    def command(obj: tuple[Lab, str], host: str) -> None:
+        act(obj[0], host)
+
+
+def _on_controller(name: str, act: Callable[[Lab, str], None], text: str) -> None:
+    @cli.command(name, help=text)
+    @click.pass_obj
+    def command(obj: tuple[Lab, str]) -> None:
+        act(obj[0], CONTROLLER)
+
+
+_on_host("cut", Lab.cut, "Lose all packets of HOST, silently.")
+_on_host("heal", Lab.heal, "Undo cut.")
+_on_host("kill", Lab.kill, "Power cut: end everything on HOST at once; its disk remains.")
+_on_host("start", Lab.start, "Power HOST on.")
+_on_host("kill-agent", Lab.kill_daemon, "SIGKILL to the agent of HOST alone.")
+_on_host("start-agent", Lab.start_daemon, "Start the agent of HOST.")
+_on_controller("kill-controller", Lab.kill_daemon, "SIGKILL to the controller alone.")
+_on_controller("start-controller", Lab.start_daemon, "Start the controller.")
+
+
+def _show(lab: Lab) -> None:
+    rows: list[tuple[Any, ...]] = [("HOST", "ROLE", "ADDRESS", "POWER", "LINK", "PROCESS", "LOG")]
+    rows += [(h.name, h.role, h.address, h.power, h.link, h.daemon, h.log) for h in lab.status()]
+    widths = [max(len(str(row[i])) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        cells = (str(cell).ljust(width) for cell, width in zip(row, widths, strict=True))
+        click.echo("  ".join(cells).rstrip())
+
+
+def main() -> None:
+    """Ends with the exit code of what went wrong."""
+    try:
+        cli.main(prog_name="bay lab", standalone_mode=True)
+    except BayplanError as error:
+        click.echo(f"bay lab: {error}", err=True)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

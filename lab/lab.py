@@ -1,0 +1,267 @@
+"""A lab: machines on a switch, Bayplan on them, and the means to cut, kill and heal them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Interface, IPv4Network
+from pathlib import Path
+
+from lab import cgroups, cluster, context, machine, state, switch
+from lab.cluster import Paths
+from lab.errors import LabError, NeedsRoot, NoLab
+from lab.process import Process
+from lab.state import Machine, State
+
+SWITCH, CONTROLLER = "sw", "ctl"
+HOSTS_MAX = 100
+JOINS_AT_ONCE = 2
+_NAME = re.compile(r"[a-z][a-z0-9]{0,9}")
+_FIRST_HOST, _CONTROLLER = 11, 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostStatus:
+    """`power`: on, off. `link`: up, cut. `daemon`: running, dead, none."""
+
+    name: str
+    role: str
+    address: str
+    power: str
+    link: str
+    daemon: str
+    log: str
+
+
+class Lab:
+    """One lab, found by its directory. All methods raise LabError and its kin; `say` is told
+    what is being done."""
+
+    def __init__(self, directory: Path, say: Callable[[str], None]) -> None:
+        self.directory = directory.resolve()
+        self._say = say
+
+    def paths(self, host: str) -> Paths:
+        return Paths(top=self.directory / host)
+
+    def wire(self, name: str, hosts: Collection[str], subnet: str = "") -> State:
+        """The machines alone, on a switch, with nothing started on them."""
+        self._check(name, len(hosts))
+        with state.locked(self._made()):
+            if (self.directory / state.FILE).exists():
+                raise LabError(
+                    f"there is a lab in {self.directory} already",
+                    hint="`bay lab down` ends it, `bay lab status` shows it",
+                )
+            chosen = IPv4Network(subnet) if subnet else switch.free_subnet()
+            now = State(name=name, subnet=str(chosen))
+            state.save(self.directory, now)
+            init = machine.power_on(SWITCH, self.paths(SWITCH).top)
+            now = self._save(now.with_machine(Machine(name=SWITCH, role="switch", init=init)))
+            switch.start(init, name, chosen)
+            for number, host in enumerate(hosts):
+                role = "controller" if host == CONTROLLER else "agent"
+                index = _CONTROLLER if role == "controller" else _FIRST_HOST - 1 + number
+                address = str(chosen.network_address + index)
+                now = now.with_machine(Machine(name=host, role=role, address=address))
+                now = self._power_on(now, host)
+            return now
+
+    def up(self, name: str, hosts: int, subnet: str = "", *, merge_context: bool = True) -> State:
+        """A controller and `hosts` agents, ready to be used."""
+        self._say(f"making {hosts} hosts and a controller")
+        names = [CONTROLLER, *(f"h{number}" for number in range(1, hosts + 1))]
+        self.wire(name, names, subnet)
+        with state.locked(self.directory):
+            now = state.load(self.directory)
+            self._say("starting the controller")
+            now = self._start_daemon(now, CONTROLLER)
+            controller, paths = now.machine(CONTROLLER), self.paths(CONTROLLER)
+            asyncio.run(cluster.controller_ready(controller.address, paths, _running(controller)))
+            nodes = {m.name: self.paths(m.name) for m in now.of_role("agent")}
+            self._say(f"joining {', '.join(nodes)}")
+            tokens = asyncio.run(cluster.tokens(controller.address, paths, nodes))
+            for host, token in tokens.items():
+                cluster.write_token(nodes[host].token, token)
+            with ThreadPoolExecutor(JOINS_AT_ONCE) as pool:
+                list(pool.map(lambda host: self._join(now, host), nodes))
+            for host in nodes:
+                now = self._start_daemon(now, host)
+            agents = {m.name: (self.paths(m.name), _running(m)) for m in now.of_role("agent")}
+            asyncio.run(cluster.nodes_ready(controller.address, paths, agents))
+            where = context.write(self.directory, now, paths, merge=merge_context)
+            return self._save(replace(now, context=where))
+
+    def down(self, name: str) -> None:
+        """Ends and removes everything, also what a crash left; nothing where there is nothing."""
+        _need_root()
+        if not self.directory.exists():
+            switch.stop(name)
+            cgroups.remove(cgroups.root(name))
+            return
+        with state.locked(self.directory):
+            try:
+                now = state.load(self.directory)
+            except (LabError, NoLab):
+                now = State(name=name, subnet="")
+            known = {m.name: m.init for m in now.machines}
+            for directory in self.directory.iterdir():
+                if directory.is_dir():
+                    known.setdefault(directory.name, None)
+            for host, init in known.items():
+                machine.power_off(host, self.paths(host).top, init)
+            switch.stop(now.name)
+            cgroups.remove(cgroups.root(now.name))
+            context.forget(now)
+            shutil.rmtree(self.directory)
+
+    def status(self) -> list[HostStatus]:
+        now = state.load(self.directory)
+        return [
+            HostStatus(
+                name=m.name,
+                role=m.role,
+                address=m.address,
+                power="on" if m.init and m.init.alive else "off",
+                link="cut" if m.cut else "up",
+                daemon=("running" if m.daemon.alive else "dead") if m.daemon else "none",
+                log=str(self.paths(m.name).log),
+            )
+            for m in now.machines
+            if m.role != "switch"
+        ]
+
+    def cut(self, host: str) -> None:
+        """The host's packets are lost, both ways and silently."""
+        with self._changing() as now:
+            switch.cut(_on(now.machine(SWITCH)), host)
+            self._save(now.with_machine(replace(now.machine(host), cut=True)))
+
+    def heal(self, host: str) -> None:
+        """Undoes `cut`."""
+        with self._changing() as now:
+            switch.heal(_on(now.machine(SWITCH)), host)
+            self._save(now.with_machine(replace(now.machine(host), cut=False)))
+
+    def kill(self, host: str) -> None:
+        """A power cut: every process of the host ends at once; its disk remains."""
+        with self._changing() as now:
+            found = now.machine(host)
+            machine.power_off(host, self.paths(host).top, found.init)
+            cgroups.remove(cgroups.root(now.name, host))
+            self._save(now.with_machine(replace(found, init=None, daemon=None)))
+
+    def start(self, host: str) -> None:
+        """Power on: the host boots and starts what it had, controller or agent."""
+        with self._changing() as now:
+            found = now.machine(host)
+            if found.init is None or not found.init.alive:
+                now = self._power_on(now, host)
+            if _daemon_of(now.machine(host)) is None:
+                self._start_daemon(now, host)
+
+    def kill_daemon(self, host: str) -> None:
+        """SIGKILL to the host's agent or controller alone."""
+        with self._changing() as now:
+            found = now.machine(host)
+            if found.daemon is not None:
+                found.daemon.kill()
+            self._save(now.with_machine(replace(found, daemon=None)))
+
+    def start_daemon(self, host: str) -> None:
+        """Starts the host's agent or controller; nothing where it runs."""
+        with self._changing() as now:
+            if _daemon_of(now.machine(host)) is None:
+                self._start_daemon(now, host)
+
+    def enter(self, host: str) -> list[str]:
+        """The beginning of a command line that runs the rest on the host."""
+        return machine.enter(_on(state.load(self.directory).machine(host)))
+
+    def _changing(self) -> _Changing:
+        _need_root()
+        return _Changing(self.directory)
+
+    def _power_on(self, now: State, host: str) -> State:
+        found = now.machine(host)
+        init = machine.power_on(host, self.paths(host).top)
+        now = self._save(now.with_machine(replace(found, init=init, daemon=None, cut=False)))
+        prefix = IPv4Network(now.subnet).prefixlen
+        address = IPv4Interface(f"{found.address}/{prefix}")
+        switch.plug(_on(now.machine(SWITCH)), init, host, address)
+        return now
+
+    def _start_daemon(self, now: State, host: str) -> State:
+        found, paths = now.machine(host), self.paths(host)
+        if found.role == "controller":
+            command = cluster.controller_command(host, found.address, paths)
+        else:
+            controller = now.machine(CONTROLLER).address
+            command = cluster.agent_command(now.name, host, controller, found.address, paths)
+        daemon = machine.spawn(_on(found), command, paths.log)
+        return self._save(now.with_machine(replace(found, daemon=daemon)))
+
+    def _join(self, now: State, host: str) -> None:
+        paths = self.paths(host)
+        command = cluster.join_command(host, now.machine(CONTROLLER).address, paths)
+        try:
+            machine.run(_on(now.machine(host)), command, deadline_s=cluster.JOIN_S)
+        finally:
+            paths.token.unlink(missing_ok=True)
+
+    def _save(self, now: State) -> State:
+        state.save(self.directory, now)
+        return now
+
+    def _made(self) -> Path:
+        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return self.directory
+
+    def _check(self, name: str, hosts: int) -> None:
+        _need_root()
+        if not _NAME.fullmatch(name):
+            raise LabError(f"{name!r} is no name for a lab: a letter, then up to 9 letters, digits")
+        if not 0 < hosts <= HOSTS_MAX:
+            raise LabError(f"a lab has 1 to {HOSTS_MAX} hosts, not {hosts}")
+
+
+class _Changing:
+    """The state, under the lab's lock."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        state.load(directory)
+        self._lock = state.locked(directory)
+
+    def __enter__(self) -> State:
+        self._lock.__enter__()
+        return state.load(self._directory)
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.__exit__(None, None, None)
+
+
+def _on(found: Machine) -> Process:
+    if found.init is None or not found.init.alive:
+        raise LabError(f"{found.name} is off", hint=f"`bay lab start {found.name}`")
+    return found.init
+
+
+def _running(found: Machine) -> Process:
+    if found.daemon is None:
+        raise LabError(f"nothing was started on {found.name}")
+    return found.daemon
+
+
+def _daemon_of(found: Machine) -> Process | None:
+    return found.daemon if found.daemon is not None and found.daemon.alive else None
+
+
+def _need_root() -> None:
+    if os.geteuid() != 0:
+        raise NeedsRoot("a lab makes network namespaces and cgroups: run it as root")
