@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
@@ -26,14 +27,29 @@ def _directory(given: str | None, name: str) -> Path:
     return base / name
 
 
+Command = Callable[..., None]
+
+
+def _located(command: Command) -> Command:
+    """The command gets a Lab, found by --dir and --name, and the name."""
+
+    @functools.wraps(command)
+    def located(*, directory: str | None, name: str, **rest: Any) -> None:
+        lab = Lab(_directory(directory, name), lambda line: click.echo(line, err=True))
+        command((lab, name), **rest)
+
+    where = click.option(
+        "--dir", "directory", envvar="BAY_LAB_DIR", metavar="DIR", help="where its state is kept"
+    )
+    which = click.option(
+        "--name", default=NAME_DEFAULT, show_default=True, help="for several labs at once"
+    )
+    return where(which(located))
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--dir", "directory", metavar="DIR", help="where its state is kept")
-@click.option("--name", default=NAME_DEFAULT, show_default=True, help="for several labs at once")
-@click.pass_context
-def cli(ctx: click.Context, directory: str | None, name: str) -> None:
+def cli() -> None:
     """A cluster of several hosts on this machine. Needs root."""
-    where = _directory(directory or os.environ.get("BAY_LAB_DIR"), name)
-    ctx.obj = (Lab(where, lambda line: click.echo(line, err=True)), name)
 
 
 @cli.command()
@@ -41,7 +57,7 @@ def cli(ctx: click.Context, directory: str | None, name: str) -> None:
 @click.option("--controllers", default=1, show_default=True, type=click.IntRange(1, 1))
 @click.option("--subnet", default="", metavar="CIDR", help="of the switch  [default: a free one]")
 @click.option("--no-context", is_flag=True, help="leave ~/.config/bay as it is")
-@click.pass_obj
+@_located
 def up(obj: tuple[Lab, str], hosts: int, controllers: int, subnet: str, no_context: bool) -> None:
     """Make the hosts and start a controller and agents on them."""
     lab, name = obj
@@ -55,7 +71,7 @@ def up(obj: tuple[Lab, str], hosts: int, controllers: int, subnet: str, no_conte
 
 
 @cli.command()
-@click.pass_obj
+@_located
 def down(obj: tuple[Lab, str]) -> None:
     """End everything and leave nothing."""
     lab, name = obj
@@ -64,7 +80,7 @@ def down(obj: tuple[Lab, str]) -> None:
 
 @cli.command()
 @click.option("-o", "output", type=click.Choice(["table", "json"]), default="table")
-@click.pass_obj
+@_located
 def status(obj: tuple[Lab, str], output: str) -> None:
     """Show the hosts."""
     lab, _ = obj
@@ -77,7 +93,7 @@ def status(obj: tuple[Lab, str], output: str) -> None:
 @cli.command()
 @click.argument("host")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
-@click.pass_obj
+@_located
 def shell(obj: tuple[Lab, str], host: str, command: tuple[str, ...]) -> None:
     """Run a command, or a shell, on HOST."""
     argv = [*obj[0].enter(host), *(command or ("bash",))]
@@ -87,14 +103,14 @@ def shell(obj: tuple[Lab, str], host: str, command: tuple[str, ...]) -> None:
 def _on_host(name: str, act: Callable[[Lab, str], None], text: str) -> None:
     @cli.command(name, help=text)
     @click.argument("host")
-    @click.pass_obj
+    @_located
     def command(obj: tuple[Lab, str], host: str) -> None:
         act(obj[0], host)
 
 
 def _on_controller(name: str, act: Callable[[Lab, str], None], text: str) -> None:
     @cli.command(name, help=text)
-    @click.pass_obj
+    @_located
     def command(obj: tuple[Lab, str]) -> None:
         act(obj[0], CONTROLLER)
 
