@@ -61,8 +61,6 @@ class Config:
     kek_file: Path
     subnet_pool: str
     subnet_prefix: int
-    heartbeat_interval_s: float
-    heartbeat_grace_s: float
     log_level: str
 
     @property
@@ -99,8 +97,6 @@ SETTINGS: Final = (
     _Setting("kek-file", "", "FILE", "key-encryption key (default: DIR/kek.key)"),
     _Setting("subnet-pool", "10.96.0.0/12", "CIDR", "what node subnets are cut from, once"),
     _Setting("subnet-prefix", "24", "BITS", "size of a node's subnet"),
-    _Setting("heartbeat-interval", "1s", "TIME", "how often an agent says it is there"),
-    _Setting("heartbeat-grace", "6s", "TIME", "silence after which a node is lost"),
     _Setting("log-level", "info", "LEVEL", "debug, info, warning or error"),
 )
 
@@ -178,9 +174,6 @@ class _Reader:
         state_dir = Path(self._values["state-dir"]).absolute()
         kek = self._values["kek-file"]
         pool, prefix = self._pool()
-        interval, grace = self._time("heartbeat-interval"), self._time("heartbeat-grace")
-        if grace < 2 * interval:
-            raise self._wrong("heartbeat-grace", "must be at least twice the heartbeat interval")
         return Config(
             state_dir=state_dir,
             etcd_endpoints=self._endpoints(),
@@ -198,8 +191,6 @@ class _Reader:
             kek_file=Path(kek).absolute() if kek else state_dir / "kek.key",
             subnet_pool=pool,
             subnet_prefix=prefix,
-            heartbeat_interval_s=interval,
-            heartbeat_grace_s=grace,
             log_level=self._level(),
         )
 
@@ -284,12 +275,6 @@ class _Reader:
                 "subnet-prefix", f"must be between the pool's {pool.prefixlen} and 28"
             )
         return str(pool), int(prefix)
-
-    def _time(self, name: str) -> float:
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m)", self._values[name])
-        if found is None or float(found[1]) <= 0:
-            raise self._wrong(name, "is not a time; write e.g. 500ms, 6s or 1m")
-        return float(found[1]) * {"ms": 0.001, "s": 1.0, "m": 60.0}[found[2]]
 
     def _level(self) -> str:
         level = self._values["log-level"]

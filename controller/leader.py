@@ -17,7 +17,7 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import structlog
 
@@ -37,21 +37,26 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Leader:
-    """What a leader says of itself: a name of its own for each process, and the address
-    (`host:port`) where it serves."""
+    """What a leader says of itself: a name of its own for each process, and the addresses
+    (`host:port`) where it serves operators and agents, and those who join."""
 
     id: str
     address: str
+    join_address: str = ""
 
     def encode(self) -> str:
-        return json.dumps({"id": self.id, "address": self.address})
+        return json.dumps(asdict(self))
 
     @staticmethod
     def decode(text: str) -> Leader | None:
         """None: nobody leads, or who leads wrote what this version cannot read."""
         try:
             fields = json.loads(text)
-            return Leader(id=str(fields["id"]), address=str(fields["address"]))
+            return Leader(
+                id=str(fields["id"]),
+                address=str(fields["address"]),
+                join_address=str(fields.get("join_address", "")),
+            )
         except (ValueError, KeyError, TypeError):
             return None
 

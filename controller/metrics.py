@@ -1,0 +1,107 @@
+"""The controller's metrics. Label sets are bounded: states, kinds, outcomes; never names."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+_COMMIT_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+
+
+class Metrics:
+    """One set a process; rendered from `registry`."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        GCCollector(registry=registry)
+        self.build = Gauge(
+            "bayplan_controller_build_info",
+            "1, with the version as a label.",
+            ["version"],
+            registry=registry,
+        )
+        self.leader = Gauge(
+            "bayplan_controller_leader", "1 where this controller leads.", registry=registry
+        )
+        self.decisions = Counter(
+            "bayplan_controller_decisions",
+            "Groups of changes that loops and calls decided, by the kind of object first in them.",
+            ["kind", "outcome"],
+            registry=registry,
+        )
+        self.commits = Counter(
+            "bayplan_controller_commits",
+            "Commits to the store, by outcome.",
+            ["outcome"],
+            registry=registry,
+        )
+        self.commit_seconds = Histogram(
+            "bayplan_controller_commit_duration_seconds",
+            "Time from a commit's start to its answer.",
+            buckets=_COMMIT_BUCKETS,
+            registry=registry,
+        )
+        self.calls = Counter(
+            "bayplan_controller_calls",
+            "Calls of operators and agents, by call and status.",
+            ["call", "status"],
+            registry=registry,
+        )
+        self.revision = Gauge(
+            "bayplan_controller_store_revision",
+            "Revision of the mirror of the store.",
+            registry=registry,
+        )
+        self.objects = Gauge(
+            "bayplan_controller_objects",
+            "Objects in the store, by kind.",
+            ["kind"],
+            registry=registry,
+        )
+        self.queue = Gauge(
+            "bayplan_controller_pending_tasks",
+            "Tasks that wait for a node.",
+            registry=registry,
+        )
+        self.tasks = Gauge(
+            "bayplan_controller_tasks",
+            "Tasks by observed state.",
+            ["state"],
+            registry=registry,
+        )
+        self.services = Gauge(
+            "bayplan_controller_services",
+            "Services by status.",
+            ["status"],
+            registry=registry,
+        )
+        self.nodes = Gauge(
+            "bayplan_controller_nodes",
+            "Nodes by state.",
+            ["state"],
+            registry=registry,
+        )
+        self.sessions = Gauge(
+            "bayplan_controller_sessions", "Agents' sessions held here.", registry=registry
+        )
+        self.tunnels = Gauge(
+            "bayplan_controller_tunnels",
+            "Tunnels for logs and exec that are open.",
+            registry=registry,
+        )
+        self.streams = Gauge(
+            "bayplan_controller_streams",
+            "Streams of operators and agents that are open.",
+            registry=registry,
+        )
+        self.loop_lag = Gauge(
+            "bayplan_controller_event_loop_lag_seconds",
+            "How late the event loop was at its last measurement.",
+            registry=registry,
+        )

@@ -12,7 +12,14 @@ from enum import Enum
 from typing import Any, Final
 
 from bayplan.model.resources import Resources
-from bayplan.model.service import Constraint, EnvVar, Preference, SecretReference, ServiceSpec
+from bayplan.model.service import (
+    Constraint,
+    EnvVar,
+    Preference,
+    SecretReference,
+    ServiceSpec,
+    TaskTemplate,
+)
 
 _NAMED: Final = {"env": "name", "ports": "name", "mounts": "target", "files": "path"}
 _UNSET: Final = (None, "", (), 0, False)
@@ -104,6 +111,10 @@ def summary(old: ServiceSpec | None, new: ServiceSpec) -> list[str]:
     not compared: what they become depends on what was scaled."""
     before = _flat(old) if old is not None else {}
     after = _flat(new)
+    if old is None:
+        # What everybody gets without asking is not worth a line.
+        usual = _flat(ServiceSpec(name="", template=TaskTemplate(image="")))
+        after = {path: text for path, text in after.items() if usual.get(path) != text}
     lines = []
     for path in [*after, *(p for p in before if p not in after)]:
         if before.get(path) == after.get(path) or path in ("name", "namespace"):

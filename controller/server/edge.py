@@ -65,9 +65,8 @@ def status_of(error: errors.BayplanError) -> tuple[grpc.StatusCode, tuple[tuple[
     return code, tuple(metadata)
 
 
-async def _abort(context: Any, error: errors.BayplanError) -> None:
-    code, metadata = status_of(error)
-    await context.abort(code, error.message, trailing_metadata=metadata)
+Count = Callable[[str, str], None]
+"""Told of every call that ends: its name and its status."""
 
 
 @lru_cache(maxsize=4096)
@@ -147,8 +146,9 @@ class Streams:
 class _Answering(aio.ServerInterceptor):
     """Wraps each handler so that `admit` comes first and failures become statuses."""
 
-    def __init__(self, streams: Streams) -> None:
+    def __init__(self, streams: Streams, count: Count) -> None:
         self._streams = streams
+        self._count = count
         self._wrapped: dict[str, Any] = {}
 
     def admit(self, method: str, context: Any) -> _Open | None:
@@ -185,13 +185,21 @@ class _Answering(aio.ServerInterceptor):
             self._unary(method, handler.unary_unary), **codecs
         )
 
+    async def _abort(self, method: str, context: Any, error: errors.BayplanError) -> None:
+        code, metadata = status_of(error)
+        self._count(method.rpartition("/")[2], code.name.lower())
+        await context.abort(code, error.message, trailing_metadata=metadata)
+
     def _unary(self, method: str, behaviour: Any) -> Any:
         async def call(request: Any, context: Any) -> Any:
             try:
                 self.admit(method, context)
-                return await behaviour(request, context)
+                answer = await behaviour(request, context)
             except errors.BayplanError as error:
-                await _abort(context, error)
+                await self._abort(method, context, error)
+            else:
+                self._count(method.rpartition("/")[2], "ok")
+                return answer
 
         return call
 
@@ -206,13 +214,14 @@ class _Answering(aio.ServerInterceptor):
                 task = streams.add(entry) if entry else None
                 async for answer in behaviour(request, context):
                     yield answer
+                self._count(method.rpartition("/")[2], "ok")
             except errors.BayplanError as error:
-                await _abort(context, error)
+                await self._abort(method, context, error)
             except asyncio.CancelledError:
                 if task is None or entry is None or entry.ended is None:
                     raise
                 task.uncancel()
-                await _abort(context, entry.ended)
+                await self._abort(method, context, entry.ended)
             finally:
                 if task is not None:
                     streams.discard(task)
@@ -223,8 +232,10 @@ class _Answering(aio.ServerInterceptor):
 class Gate(_Answering):
     """For the mutually authenticated port."""
 
-    def __init__(self, store: Store, leadership: Leadership, streams: Streams) -> None:
-        super().__init__(streams)
+    def __init__(
+        self, store: Store, leadership: Leadership, streams: Streams, count: Count
+    ) -> None:
+        super().__init__(streams, count)
         self._store = store
         self._leadership = leadership
 

@@ -33,27 +33,28 @@ class Leading(Leadership, Protocol):
 class Addresses:
     """`host:port` under which others reach this controller's listeners."""
 
-    control: str
-    join: str
-    registry: str
-    web: str
+    control: str = ""
+    join: str = ""
+    registry: str = ""
+    web: str = ""
 
 
 @dataclass(slots=True, kw_only=True)
 class Parts:
     """`reasons`: why tasks wait for a node, as the placement loop found last; `frozen`: what
-    stops the cluster from changing anything, empty: nothing; `etcd_version`: of the store."""
+    stops the cluster from changing anything, empty: nothing; `etcd_version`: of the store;
+    `addresses` are known once the listeners are open."""
 
     store: Store
     leadership: Leading
     trust: Trust
     vault: Vault
     tunnels: Tunnels
-    addresses: Addresses
     reasons: Reasons
     frozen: Callable[[], str]
     etcd_version: Callable[[], str]
     now: Callable[[], float] = time.time
+    addresses: Addresses = field(default_factory=Addresses)
     _index: Index = field(default_factory=lambda: Index(Tables()))
 
     def index(self) -> Index:

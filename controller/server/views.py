@@ -178,13 +178,16 @@ def _blame(tables: Tables, tasks: Iterable[Task], reasons: Reasons, now: float) 
 def _rollout_words(
     service: Service, rollout: Rollout, blame: str, now: float
 ) -> tuple[str, str] | None:
+    first = rollout.from_generation == 0
     span = f"v{rollout.from_generation} -> v{rollout.to_generation}"
+    if first:
+        span = f"start of v{rollout.to_generation}"
     match rollout.state:
         case RolloutState.RUNNING:
             still = now - max(rollout.progress_at, rollout.started_at)
             if still > STUCK_AFTER_S and (blame or rollout.reason):
                 return "stuck", f"{span} for {duration(still)}: {blame or rollout.reason}"
-            return "updating", rollout.reason or span
+            return None if first else ("updating", rollout.reason or span)
         case RolloutState.ROLLING_BACK:
             return "updating", f"rolls back {span}: {rollout.reason}".rstrip(": ")
         case RolloutState.PAUSED:
@@ -216,18 +219,23 @@ def status_words(
 
 
 def _troubled(tables: Tables, tasks: Iterable[Task]) -> bool:
-    """True where a task that should serve has failed before, not merely not begun yet."""
+    """True where a task that should serve has failed or been replaced before, and is not merely
+    beginning."""
     for task in tasks:
         if not live(tables, task):
             continue
         status = status_of(tables, task)
-        if status is None or status.serving:
+        if status is not None and status.serving:
+            continue
+        if task.attempt > 1:
+            return True
+        if status is None:
             continue
         if status.incarnation > 1 or status.restarting_until_at:
             return True
         if status.health is Health.UNHEALTHY:
             return True
-    return any(serving(tables, t) for t in tasks)
+    return False
 
 
 def service_view(

@@ -1,0 +1,189 @@
+"""The agents' side of the server: moves messages between streams and the leader's sessions.
+
+The sessions live at the leader and end with its leadership; what they decide is in
+`controller.reconcilers.sessions`. Tunnels for logs and exec are the edge's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any, Final
+
+import structlog
+
+from bayplan.model import errors
+from bayplan.wire._pb.bayplan.v1 import dispatcher_pb2 as dispatcher
+from bayplan.wire._pb.bayplan.v1.dispatcher_pb2_grpc import DispatcherServicer
+from controller.reconcilers.hub import Session, SessionHub
+from controller.reconcilers.messages import EndSession
+from controller.server import messages, people
+from controller.server.auth import CALLER
+from controller.server.intent import Desk, Outcome
+from controller.server.join import is_address, source_of
+from controller.server.parts import Parts
+from controller.store.base import Kind, Put
+
+log = structlog.get_logger(__name__)
+
+HELLO_S: Final = 10.0
+TUNNELS_WAITING_MAX: Final = 256
+
+
+def _ended(end: EndSession, leader: str) -> errors.BayplanError:
+    match end.code:
+        case "not_found":
+            return errors.NotFound(end.reason)
+        case "invalid":
+            return errors.InvalidSpec(end.reason)
+        case "conflict":
+            return errors.Conflict(end.reason)
+        case _:
+            return errors.NotLeader(end.reason, leader=leader)
+
+
+class _Connection:
+    """One session's stream: the sessions' messages and requests for tunnels, in one order."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.tunnels: asyncio.Queue[dispatcher.OpenTunnel] = asyncio.Queue(TUNNELS_WAITING_MAX)
+
+
+class Dispatcher(DispatcherServicer):
+    """`lead` gives it the hub of a new leadership, `unlead` takes it away."""
+
+    def __init__(self) -> None:
+        self._parts: Parts | None = None
+        self._hub: SessionHub | None = None
+        self._connections: dict[str, _Connection] = {}
+
+    def attach(self, parts: Parts) -> None:
+        """Once, before the first call: the parts hold the tunnels, which ask this dispatcher."""
+        self._parts = parts
+
+    @property
+    def sessions(self) -> int:
+        return len(self._connections)
+
+    def lead(self, hub: SessionHub) -> None:
+        self._hub = hub
+
+    def unlead(self) -> None:
+        self._hub = None
+
+    def ask(self, node: str, request: dispatcher.OpenTunnel) -> bool:
+        """Ask the node to dial a tunnel. False: it has no session, or reads too slowly."""
+        connection = self._connections.get(node)
+        if connection is None or connection.tunnels.full():
+            return False
+        connection.tunnels.put_nowait(request)
+        return True
+
+    def _ready(self) -> Parts:
+        assert self._parts is not None, "attach() comes first"
+        return self._parts
+
+    async def Session(
+        self, request_iterator: AsyncIterator[dispatcher.AgentMessage], context: Any
+    ) -> AsyncIterator[dispatcher.ControllerMessage]:
+        parts, hub, node = self._ready(), self._hub, CALLER.get().name
+        if hub is None:
+            raise errors.NotLeader(
+                "this controller does not lead yet", leader=parts.leadership.address
+            )
+        first = await _first(request_iterator)
+        connection = _Connection(hub.open(node, messages.hello(first.hello)))
+        session = connection.session
+        older, self._connections[node] = self._connections.get(node), connection
+        if older is not None:
+            parts.tunnels.node_gone(node, "has begun another session")
+        log.info("session begins", node=node, session=session.id, version=first.hello.version)
+        reading = asyncio.create_task(_read(session, request_iterator))
+        try:
+            async for message in _outgoing(connection, reading, parts.leadership.address):
+                yield message
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+            session.close()
+            if self._connections.get(node) is connection:
+                del self._connections[node]
+                parts.tunnels.node_gone(node, "is not connected any more")
+            log.info("session ends", node=node, session=session.id)
+
+    async def Tunnel(
+        self, request_iterator: AsyncIterator[dispatcher.TunnelFrame], context: Any
+    ) -> AsyncIterator[dispatcher.TunnelFrame]:
+        frames = aiter(request_iterator)
+        async for frame in self._ready().tunnels.serve(CALLER.get().name, frames):
+            yield frame
+
+    async def RenewCertificate(
+        self, request: dispatcher.RenewCertificateRequest, context: Any
+    ) -> dispatcher.RenewCertificateResponse:
+        """The old certificate stays valid beside the new one until it expires, so that a lost
+        answer cuts no node off."""
+        parts, name, source = self._ready(), CALLER.get().name, source_of(context)
+        addresses = [source] if is_address(source) else []
+        issued = await asyncio.to_thread(parts.trust.node, request.csr_pem, name, addresses)
+
+        def decide(desk: Desk) -> Outcome:
+            stored = desk.tables.nodes.get(("", name))
+            if stored is None:
+                raise errors.NotFound(f"node {name} was removed from the cluster")
+            serials = people.with_serial(stored.value.certificate_serials, issued.serial_hex)
+            renewed = replace(stored.value, certificate_serials=serials)
+            return Outcome((Put(Kind.NODE, ("", name), renewed, stored.mod_revision),), ())
+
+        await parts.commit(decide)
+        log.info("node certificate renewed", node=name)
+        return dispatcher.RenewCertificateResponse(
+            certificate_pem=issued.certificate_pem, ca_certificate_pem=parts.trust.ca_pem
+        )
+
+
+async def _first(requests: AsyncIterator[dispatcher.AgentMessage]) -> dispatcher.AgentMessage:
+    """The hello. Raises InvalidSpec where something else or nothing comes."""
+    try:
+        async with asyncio.timeout(HELLO_S):
+            first = await anext(aiter(requests), None)
+    except TimeoutError:
+        first = None
+    if first is None or first.WhichOneof("message") != "hello":
+        raise errors.InvalidSpec("a session begins with its hello")
+    return first
+
+
+async def _read(session: Session, requests: AsyncIterator[dispatcher.AgentMessage]) -> None:
+    async for message in requests:
+        known = messages.received(message)
+        if known is not None:
+            session.receive(known)
+
+
+async def _outgoing(
+    connection: _Connection, reading: asyncio.Task[None], leader: str
+) -> AsyncIterator[dispatcher.ControllerMessage]:
+    """Until the agent's side ends, or the sessions end it. Raises what ended it."""
+    following: asyncio.Future[Any] = asyncio.ensure_future(connection.session.next())
+    tunnel: asyncio.Future[dispatcher.OpenTunnel] = asyncio.ensure_future(connection.tunnels.get())
+    try:
+        while True:
+            await asyncio.wait({following, tunnel, reading}, return_when=asyncio.FIRST_COMPLETED)
+            if following.done():
+                message = following.result()
+                if isinstance(message, EndSession):
+                    raise _ended(message, leader)
+                yield messages.sent(message)
+                following = asyncio.ensure_future(connection.session.next())
+            if tunnel.done():
+                yield dispatcher.ControllerMessage(open_tunnel=tunnel.result())
+                tunnel = asyncio.ensure_future(connection.tunnels.get())
+            if reading.done() and not following.done():
+                reading.result()
+                return
+    finally:
+        following.cancel()
+        tunnel.cancel()

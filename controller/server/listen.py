@@ -1,0 +1,93 @@
+"""The two gRPC listeners: mutual TLS for operators and agents, server-only TLS for joining."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from grpc import aio
+
+from bayplan.model.errors import Unavailable
+from bayplan.wire._pb.bayplan.v1.control_pb2_grpc import (
+    ControlServicer,
+    add_ControlServicer_to_server,
+)
+from bayplan.wire._pb.bayplan.v1.dispatcher_pb2_grpc import (
+    DispatcherServicer,
+    JoinServicer,
+    add_DispatcherServicer_to_server,
+    add_JoinServicer_to_server,
+)
+from controller.server.edge import Gate, JoinGate
+from controller.server.trust import ServerCertificate
+
+STOP_S: Final = 0.5
+JOIN_CALLS_MAX: Final = 100
+
+OPTIONS: Final[list[tuple[str, Any]]] = [
+    ("grpc.so_reuseport", 0),
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    # Without it a frozen peer is noticed after a minute, whatever keepalive says.
+    ("grpc.http2.ping_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 1_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.max_receive_message_length", 64 << 20),
+    ("grpc.max_send_message_length", 64 << 20),
+    ("grpc.max_concurrent_streams", 10_000),
+]
+
+
+class CannotListen(Unavailable):
+    code = "cannot_listen"
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    server: aio.Server
+    port: int
+
+    async def stop(self) -> None:
+        await self.server.stop(STOP_S)
+
+
+def _listen(server: aio.Server, address: str, credentials: Any, flag: str) -> int:
+    try:
+        return server.add_secure_port(address, credentials)
+    except RuntimeError as error:
+        raise CannotListen(
+            f"cannot listen on {address} ({flag})",
+            hint="another process has the port, or the address is not this host's",
+        ) from error
+
+
+async def control(
+    address: str,
+    certificate: ServerCertificate,
+    gate: Gate,
+    control_service: ControlServicer,
+    dispatcher_service: DispatcherServicer,
+) -> Listening:
+    """Raises CannotListen."""
+    server = aio.server(interceptors=[gate], options=OPTIONS)
+    add_ControlServicer_to_server(control_service, server)
+    add_DispatcherServicer_to_server(dispatcher_service, server)
+    credentials = certificate.grpc_credentials(require_client=True)
+    port = _listen(server, address, credentials, "--listen")
+    await server.start()
+    return Listening(server, port)
+
+
+async def join(
+    address: str, certificate: ServerCertificate, gate: JoinGate, service: JoinServicer
+) -> Listening:
+    """Raises CannotListen."""
+    server = aio.server(
+        interceptors=[gate], options=OPTIONS, maximum_concurrent_rpcs=JOIN_CALLS_MAX
+    )
+    add_JoinServicer_to_server(service, server)
+    credentials = certificate.grpc_credentials(require_client=False)
+    port = _listen(server, address, credentials, "--join-listen")
+    await server.start()
+    return Listening(server, port)
