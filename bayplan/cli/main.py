@@ -29,6 +29,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "events": ("events", "What happened, and why."),
     "node": ("node", "The hosts: list, cordon, drain, label, join, remove."),
     "secret": ("secret", "Secrets: set, list, remove."),
+    "image": ("image", "Images of the built-in registry: import, list."),
     "spec": ("spec", "Check specs offline; print their JSON Schema."),
     "login": ("login", "Get a certificate for a token."),
     "whoami": ("whoami", "Who you are to the cluster."),

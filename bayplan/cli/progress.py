@@ -183,7 +183,7 @@ async def wait_for(
     except TimeoutError:
         open_lines = [f"{n}: {line}" for n, line in board.lines.items()]
         raise DeadlineExceeded(
-            f"not there after {span(timeout_s)}: {'; '.join(open_lines)}",
+            f"not there after {timeout_s:g}s: {'; '.join(open_lines)}",
             hint=f"it goes on by itself; look with bay describe {awaited[0].service}",
         ) from None
     failures = [f for f in found if f is not None]

@@ -58,7 +58,8 @@ class Settings:
         from bayplan.client import PATIENCE_S, Client, Credentials
 
         context = self.chosen()
-        patience_s = PATIENCE_S if self.timeout_s is None else min(PATIENCE_S, self.timeout_s)
+        # Shorter than the whole, so that who does not answer is told rather than that time is up.
+        patience_s = min(PATIENCE_S, 0.7 * (self.timeout_s or CALL_TIMEOUT_S))
         return Client(
             self.controllers or context.controllers,
             Credentials.from_files(context.ca, context.cert, context.key),

@@ -81,7 +81,7 @@ def describe_node(view: Any, now: float) -> str:
             "Seen",
             f"{age(seen.last_seen_at, now)} ago, clock off by {seen.clock_skew_s * 1000:.0f}ms",
         ),
-        ("Joined", f"{age(node.joined_at, now)} ago"),
+        ("Joined", f"{age(node.joined_at, now)} ago" if node.joined_at else ""),
         ("Address", report.address),
         ("Subnet", node.subnet),
         ("Agent", report.agent_version),

@@ -1,0 +1,145 @@
+"""bay image: the built-in registry, over HTTPS with the context's certificate."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from bayplan.cli.settings import Settings, verb
+from bayplan.model.errors import DeadlineExceeded, InvalidSpec, Unavailable
+
+if TYPE_CHECKING:
+    from bayplan.oci.registry import RegistryClient
+
+T = TypeVar("T")
+IMPORT_TIMEOUT_S = 600.0
+CALLS_MAX = 8
+
+
+@click.group("image")
+def command() -> None:
+    """Images of the built-in registry: what a name without a host means."""
+
+
+@command.add_command
+@verb("ls")
+def ls(settings: Settings) -> None:
+    """List images and their tags."""
+
+    async def find(registry: RegistryClient) -> list[tuple[str, list[str]]]:
+        names = await registry.catalog()
+        gate = asyncio.Semaphore(CALLS_MAX)
+
+        async def tags(name: str) -> list[str]:
+            async with gate:
+                return await registry.tags(name)
+
+        return list(zip(names, await asyncio.gather(*map(tags, names)), strict=True))
+
+    from bayplan.cli import render
+
+    found = _with_registry(settings, find, 30.0)
+    if settings.output in ("json", "yaml"):
+        render.show(render.dump([{"name": n, "tags": t} for n, t in found], settings.output))
+    elif found:
+        rows = [[name, ",".join(tags)] for name, tags in found]
+        render.show(render.table(["IMAGE", "TAGS"], rows))
+    else:
+        render.show("no image; make one with bay image import rootfs.tar NAME:TAG\n")
+
+
+@command.add_command
+@verb("import")
+@click.argument("archive", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("reference", metavar="NAME:TAG")
+@click.option("--entrypoint", default="", metavar="WORDS", help="what is run, shell-quoted")
+@click.option("--cmd", default="", metavar="WORDS", help="its arguments, shell-quoted")
+@click.option("-e", "--env", multiple=True, metavar="NAME=VALUE", help="variable of the image")
+@click.option("-w", "--workdir", default="", help="directory it is run in")
+@click.option("-u", "--user", default="", help="user it is run as")
+@click.option("--stop-signal", default="", metavar="SIGNAL", help="what ends it gracefully")
+def import_(
+    settings: Settings,
+    archive: Path,
+    reference: str,
+    entrypoint: str,
+    cmd: str,
+    env: tuple[str, ...],
+    workdir: str,
+    user: str,
+    stop_signal: str,
+) -> None:
+    """Make an image of a root file system in a tar archive (plain or gzipped) and push it."""
+    import shlex
+
+    from bayplan.cli import render
+    from bayplan.oci.importing import RunDefaults, import_rootfs
+    from bayplan.oci.reference import parse
+
+    parsed = parse(reference)
+    if parsed.host or parsed.digest:
+        raise InvalidSpec(
+            f'"{reference}" is not a name of the built-in registry', hint="write NAME:TAG"
+        )
+    try:
+        defaults = RunDefaults(
+            entrypoint=shlex.split(entrypoint),
+            cmd=shlex.split(cmd),
+            env=env,
+            working_dir=workdir,
+            user=user,
+            stop_signal=stop_signal,
+        )
+    except ValueError as error:
+        raise InvalidSpec(f"cannot split the words: {str(error).lower()}") from None
+
+    async def push(registry: RegistryClient) -> str:
+        with archive.open("rb") as file:
+            return await import_rootfs(registry, file, parsed, defaults, name=str(archive))
+
+    digest = _with_registry(settings, push, IMPORT_TIMEOUT_S)
+    render.show(f"{parsed} {digest}\n")
+
+
+def _with_registry(
+    settings: Settings, work: Callable[[RegistryClient], Coroutine[Any, Any, T]], limit_s: float
+) -> T:
+    """Run `work` with a client of the context's registry, within `--timeout`."""
+    import ssl
+
+    from bayplan.oci.registry import Endpoint, RegistryClient
+
+    context = settings.chosen()
+    address = context.registry or settings.call(lambda c: c.get_version()).registry_address
+    if not address:
+        raise Unavailable(
+            f"context {context.name} names no registry", hint="bay context add --registry"
+        )
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    tls.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        tls.load_verify_locations(context.ca)
+        tls.load_cert_chain(context.cert, context.key)
+    except (OSError, ssl.SSLError) as error:
+        raise Unavailable(
+            f"the certificate of context {context.name} cannot be used: {error}",
+            hint="log in again with bay login",
+        ) from None
+    limit_s = settings.timeout_s or limit_s
+
+    async def bounded() -> T:
+        async with RegistryClient(Endpoint(address, tls)) as registry:
+            try:
+                async with asyncio.timeout(limit_s):
+                    return await work(registry)
+            except TimeoutError:
+                raise DeadlineExceeded(
+                    f"the registry {address} was not done within {limit_s:g}s",
+                    hint="give more time with --timeout",
+                ) from None
+
+    return asyncio.run(bounded())

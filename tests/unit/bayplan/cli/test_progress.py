@@ -1,0 +1,91 @@
+"""When waiting for a version ends, and how."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bayplan.cli.progress import Awaited, judge
+from bayplan.model.errors import Conflict, Failed
+from bayplan.model.service import RolloutState
+from bayplan.model.task import TaskState
+from tests.unit.bayplan.cli.cluster import a_service, a_task
+
+V2 = Awaited("prod", "shop-web", 2, 7)
+
+
+GOING_ON = {
+    "the rollout runs": a_service(rollout=RolloutState.RUNNING),
+    "it rolls back": a_service(
+        generation=3, from_generation=2, rollout=RolloutState.ROLLING_BACK, updated=1
+    ),
+    "no rollout was begun, and no task is new": a_service(rollout=None, updated=0),
+    "the rollout before is what is seen": a_service(to_generation=1, from_generation=0, updated=0),
+    "not all are ready after a scale": a_service(ready=4),
+    "one too many still stops": a_service(
+        desired=1, ready=1, updated=1, tasks=(a_task(1), a_task(2, TaskState.STOPPING))
+    ),
+}
+
+
+@pytest.mark.parametrize("view", GOING_ON.values(), ids=GOING_ON)
+def test_it_goes_on(view: Any) -> None:
+    """Nothing is decided yet."""
+    verdict = judge(view, V2)
+    assert (verdict.done, verdict.failure) == (False, None)
+
+
+DONE = {
+    "complete": a_service(),
+    "no rollout was needed": a_service(rollout=None),
+    "stopped": a_service(desired=0, ready=0, updated=0, status="stopped"),
+    "what is over does not count": a_service(
+        desired=1, ready=1, updated=1, tasks=(a_task(1), a_task(2, TaskState.FAILED))
+    ),
+}
+
+
+@pytest.mark.parametrize("view", DONE.values(), ids=DONE)
+def test_it_is_done(view: Any) -> None:
+    """Everything is in place."""
+    assert judge(view, V2).done
+
+
+FAILED = {
+    "rolled back": (
+        a_service(
+            generation=3,
+            from_generation=2,
+            rollout=RolloutState.ROLLED_BACK,
+            reason="v2: shop-web.1.2 exited with 1",
+            tasks=(a_task(1, TaskState.FAILED, attempt=2, why="exited with 1"),),
+        ),
+        Failed,
+        "shop-web v2 failed and was rolled back: v2: shop-web.1.2 exited with 1; "
+        "look with bay logs shop-web.1.2 -n prod",
+    ),
+    "paused": (
+        a_service(rollout=RolloutState.PAUSED, reason="no progress for 20s"),
+        Failed,
+        "shop-web v2 is paused: no progress for 20s; look with bay describe shop-web -n prod",
+    ),
+    "the rollback failed": (
+        a_service(generation=3, from_generation=2, rollout=RolloutState.PAUSED, reason="x"),
+        Failed,
+        "shop-web v2 failed, and so did its rollback: x; look with bay describe shop-web -n prod",
+    ),
+    "somebody applied another": (
+        a_service(generation=4, from_generation=3, rollout=RolloutState.RUNNING),
+        Conflict,
+        "shop-web v2 was replaced by v4 by ada meanwhile; look with bay history shop-web",
+    ),
+}
+
+
+@pytest.mark.parametrize(("view", "kind", "text"), FAILED.values(), ids=FAILED)
+def test_it_fails(view: Any, kind: type[Exception], text: str) -> None:
+    """The sentence says what failed, why, and what to type next."""
+    failure = judge(view, V2).failure
+    assert type(failure) is kind
+    assert str(failure) == text

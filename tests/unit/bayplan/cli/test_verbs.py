@@ -1,0 +1,275 @@
+"""Verbs against a Control service: what they ask, print and end with."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bayplan.contexts import load_config
+from bayplan.model.service import RolloutState
+from bayplan.model.task import TaskState
+from bayplan.wire._pb.bayplan.v1 import control_pb2 as control
+from bayplan.wire._pb.bayplan.v1 import dispatcher_pb2 as dispatcher
+from tests.unit.bayplan.cli.cluster import Fake, a_service, a_task
+from tests.unit.bayplan.cli.conftest import Bay
+
+pytestmark = pytest.mark.timeout(30)
+
+SPEC = "# why\nkind: Service\nname: shop-web\nnamespace: prod\nimage: shop/web:1.42\n"
+UPDATE = control.Change(
+    kind="Service", namespace="prod", name="shop-web", action="update", generation=2
+)
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> str:
+    path = tmp_path / "web.yaml"
+    path.write_text(SPEC)
+    return str(path)
+
+
+def test_apply_shows_changes_and_waits(cluster: Fake, bay: Bay, spec: str) -> None:
+    """The documents with their source go out; progress is printed; 0 at the end."""
+    cluster.changes = [UPDATE]
+    cluster.views = [a_service(rollout=RolloutState.RUNNING, updated=3), a_service()]
+    code, out, err = bay("apply", spec)
+    assert (code, err) == (0, "")
+    assert out == (
+        "~ Service prod/shop-web v2 update\n"
+        "shop-web: running v1->v2, 3/6 updated, 6/6 ready\n"
+        "shop-web: running, 6/6 updated, 6/6 ready\n"
+    )
+    (document,) = cluster.asked["Apply"].documents
+    assert document.source == SPEC
+    assert document.service.name == "shop-web"
+    assert cluster.asked["WatchService"].min_revision == 7
+
+
+def test_apply_ends_with_8_where_the_rollout_fails(cluster: Fake, bay: Bay, spec: str) -> None:
+    """The reason and what to type next stand on stderr."""
+    cluster.changes = [UPDATE]
+    task = a_task(1, TaskState.FAILED, why="exited with 1")
+    cluster.views = [
+        a_service(
+            generation=3,
+            from_generation=2,
+            rollout=RolloutState.ROLLED_BACK,
+            reason="v2: shop-web.1.1 exited with 1",
+            tasks=(task,),
+        )
+    ]
+    code, _, err = bay("apply", spec)
+    assert code == 8
+    assert err == (
+        "bay: shop-web v2 failed and was rolled back: v2: shop-web.1.1 exited with 1; "
+        "look with bay logs shop-web.1.1 -n prod\n"
+    )
+
+
+def test_apply_gives_up_at_its_deadline(cluster: Fake, bay: Bay, spec: str) -> None:
+    """7, with what it waited for."""
+    cluster.changes = [UPDATE]
+    cluster.views = [a_service(rollout=RolloutState.RUNNING, updated=3)]
+    code, _, err = bay("apply", "--timeout", "500ms", spec)
+    assert code == 7
+    assert err == (
+        "bay: not there after 0.5s: shop-web: running v1->v2, 3/6 updated, 6/6 ready; "
+        "it goes on by itself; look with bay describe shop-web\n"
+    )
+
+
+def test_apply_does_not_wait_when_told(cluster: Fake, bay: Bay, spec: str) -> None:
+    """--detach and --dry-run return at once; --prune names the namespaces."""
+    cluster.changes = [UPDATE]
+    assert bay("apply", "-d", "--prune", spec)[0] == 0
+    assert list(cluster.asked["Apply"].prune_namespaces) == ["prod"]
+    code, out, _ = bay("apply", "--dry-run", spec)
+    assert (code, out.splitlines()[-1]) == (0, "nothing was changed (dry run)")
+    assert cluster.asked["Apply"].dry_run
+    assert "WatchService" not in cluster.asked
+
+
+def test_get_and_describe(cluster: Fake, bay: Bay) -> None:
+    """Options stand before or after the verb."""
+    cluster.views = [a_service()]
+    assert bay("get")[1].splitlines()[1].startswith("prod      shop-web Service 6/6   6/6     v2")
+    assert json.loads(bay("-o", "json", "get")[1])[0]["replicas_ready"] == 6
+    assert bay("get", "shop-web", "-n", "prod", "-o", "spec")[1] == (
+        "kind: Service # typed\nname: shop-web\n"
+    )
+    assert bay("get", "shop-wep")[:1] == (3,)
+    assert "Image" in bay("describe", "shop-web", "-n", "prod")[1]
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [("not_found", 3), ("permission_denied", 4), ("conflict", 5), ("failed", 8), ("invalid", 2)],
+)
+def test_failures_keep_their_code_and_advice(
+    cluster: Fake, bay: Bay, code: str, expected: int
+) -> None:
+    """One sentence on stderr, and the exit code of the error."""
+    cluster.fails["Scale"] = (code, "that cannot be", "do this")
+    assert bay("scale", "web", "3") == (expected, "", "bay: that cannot be; do this\n")
+
+
+def test_a_controller_that_is_not_there(cluster: Fake, bay: Bay) -> None:
+    """6, with the addresses tried; within the time given."""
+    arguments = ("get", "--timeout", "1s", "--controller", "127.0.0.1:1")
+    code, out, err = bay(*arguments)
+    assert (code, out) == (6, "")
+    assert "127.0.0.1:1 refuses the connection" in err.splitlines()[-1]
+    assert "check that a controller runs" in err.splitlines()[-1]
+
+
+def test_logs_of_several_tasks(cluster: Fake, bay: Bay) -> None:
+    """Each line whole with its task; parts are joined; notices go to stderr."""
+    cluster.lines = [
+        dispatcher.LogLine(task="web.1.1", stream="stdout", at=1.5, line=b"one\n"),
+        dispatcher.LogLine(task="web.2.1", stream="stdout", at=2, line=b"tw", partial=True),
+        dispatcher.LogLine(task="web.2.1", stream="stdout", at=2, line=b"o\n"),
+        dispatcher.LogLine(task="web.3.1", notice="h3 is gone"),
+    ]
+    code, out, err = bay("logs", "web", "--tail", "5")
+    assert (code, out) == (0, "web.1.1 | one\nweb.2.1 | two\n")
+    assert err == "bay: web.3.1: h3 is gone\n"
+    assert cluster.asked["Logs"].tail == 5
+    code, out, _ = bay("logs", "web.1.1", "-t")
+    assert out.startswith("1970-01-01T00:00:01.500Z one\n")
+    assert (cluster.asked["Logs"].service, cluster.asked["Logs"].task) == ("web", "web.1.1")
+
+
+def run_bay(cluster: Fake, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "bayplan.cli", *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+        env=dict(os.environ),
+    )
+
+
+def test_exec_passes_input_output_and_exit_code(cluster: Fake) -> None:
+    """stdin goes in, both streams come out apart, the exit code is the command's."""
+    ended = run_bay(cluster, "exec", "-i", "web.1.1", "--", "cat", "-n", stdin="hello")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (42, "out:hello", "err")
+    assert list(cluster.asked["Exec"].command) == ["cat", "-n"]
+
+
+def test_exec_without_a_terminal_says_so(cluster: Fake) -> None:
+    """-t needs one."""
+    ended = run_bay(cluster, "exec", "-it", "web.1.1", "sh")
+    assert (ended.returncode, ended.stderr) == (
+        2,
+        "bay: -t needs a terminal and there is none; leave out -t\n",
+    )
+
+
+def test_secret_values_come_from_stdin_or_files(
+    cluster: Fake, bay: Bay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Never from the command line, and never printed."""
+    typed = io.TextIOWrapper(io.BytesIO(b"hunter2\n"))
+    monkeypatch.setattr("sys.stdin", typed)
+    code, out, err = bay("secret", "set", "db", "password")
+    assert code == 0
+    assert "hunter2" not in out + err
+    assert dict(cluster.asked["Apply"].documents[0].secret.values) == {"password": b"hunter2"}
+    (tmp_path / "key").write_bytes(b"\x00k\n")
+    assert bay("secret", "set", "db", "k", "--file", str(tmp_path / "key"))[0] == 0
+    assert dict(cluster.asked["Apply"].documents[0].secret.values) == {"k": b"\x00k\n"}
+
+
+def test_contexts(cluster: Fake, bay: Bay, tmp_path: Path) -> None:
+    """Listed, added, chosen and forgotten; the file is for its owner alone."""
+    before = load_config().choose()
+    paths = ("--ca", str(before.ca), "--cert", str(before.cert), "--key", str(before.key))
+    assert bay("context", "add", "two", "--controller", "h:7443", *paths)[0] == 0
+    assert bay("context", "use", "test")[0] == 0
+    address = before.controllers[0]
+    assert bay("context", "ls")[1].splitlines()[1:] == [
+        f"*   test {address} -",
+        f"    two  {'h:7443'.ljust(len(address))} -",
+    ]
+    assert bay("context", "rm", "two")[0] == 0
+    assert bay("context", "use", "two")[0] == 3
+    assert (tmp_path / "bay" / "config.yaml").stat().st_mode & 0o777 == 0o600
+    assert before.key.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["gte"], 'bay: there is no verb "gte"; did you mean "get"?\n'),
+        (["scale", "web"], "bay: missing argument 'REPLICAS' (see bay scale --help)\n"),
+        (["get", "--timeout", "5"], 'bay: "5" has no unit; write e.g. 5s\n'),
+        (["rollback", "web", "--to", "x"], 'bay: "x" is not a version; write e.g. --to v41\n'),
+        (["delete"], "bay: nothing to delete is named; write bay delete SERVICE, or -f FILE\n"),
+    ],
+)
+def test_wrong_usage_is_one_sentence(bay: Bay, arguments: list[str], text: str) -> None:
+    """And ends with 2."""
+    assert bay(*arguments) == (2, "", text)
+
+
+def test_every_verb_has_help(bay: Bay) -> None:
+    """The help of bay and of each verb can be printed without a cluster."""
+    from bayplan.cli.main import VERBS
+
+    assert "Begin with" in bay()[1]
+    for verb in sorted(set(VERBS) - {"lab"}):
+        code, out, err = bay(verb, "--help")
+        assert (code, err) == (0, ""), verb
+        assert out.startswith(f"Usage: bay {verb}"), verb
+
+
+def test_completion_knows_verbs_and_services(
+    cluster: Fake, bay: Bay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a shell asks for it."""
+    cluster.views = [a_service()]
+    assert "_bay_completion" in bay("completion", "bash")[1]
+    for words, index, expected in (
+        ("bay desc", 1, "describe"),
+        ("bay describe sho", 2, "shop-web"),
+    ):
+        environment = {
+            "_BAY_COMPLETE": "bash_complete",
+            "COMP_WORDS": words,
+            "COMP_CWORD": str(index),
+        }
+        ended = subprocess.run(
+            [sys.executable, "-c", "from bayplan.cli.main import main; main()"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+            env={**os.environ, **environment},
+        )
+        assert f"plain,{expected}" in ended.stdout.split(), ended.stderr
+
+
+def test_get_is_quick(cluster: Fake) -> None:
+    """The client's own work stays below 0.4 s of CPU."""
+    cluster.views = [a_service()]
+    program = (
+        "import resource, sys\nfrom bayplan.cli.main import run\ncode = run(['get'])\n"
+        "used = resource.getrusage(resource.RUSAGE_SELF)\n"
+        "print(used.ru_utime + used.ru_stime, file=sys.stderr)\nsys.exit(code)\n"
+    )
+    best = 9.0
+    for _ in range(3):
+        ended: Any = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, timeout=20, check=True
+        )
+        best = min(best, float(ended.stderr))
+    assert best < 0.4
