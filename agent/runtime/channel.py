@@ -2,10 +2,12 @@
 
     caller                                   init
     clone3 --------------------------------> waits
-    id maps, cgroups
-    MAPPED --------------------------------> becomes root inside, cgroup namespace, loopback,
-    idmapped layers, overlay, binds          new file systems, still detached
-    ROOT + [root, bind, bind, …] ----------> attaches everything, pivot_root, masks
+    id maps
+    MAPPED --------------------------------> becomes root inside, loopback, new file systems,
+    idmapped layers, overlay, binds          still detached
+    ROOT + [root, bind, bind, …] ----------> attaches the root and all up to the cgroup tree
+    cgroups (the slow write on v1)
+    ADMITTED ------------------------------> cgroup namespace and tree, devices, masks, pivot_root
         <------------------- READY [+ terminal]
     === create() returns; the network is attached ===
     START ---------------------------------> user, capabilities, seccomp, execve
@@ -28,6 +30,7 @@ from agent.syscalls import descriptors
 
 MAPPED = b"M"
 ROOT = b"R"
+ADMITTED = b"A"
 START = b"S"
 READY = b"Y"
 FAILED = b"F"

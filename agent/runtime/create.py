@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from agent.runtime import cgroups, channel, options, rootfs
 from agent.runtime.bundle import Bundle
 from agent.runtime.cgroups import Cgroup
-from agent.runtime.cgroups.hierarchy import remove
+from agent.runtime.cgroups.hierarchy import UNIFIED, remove
 from agent.runtime.container import Container, ContainerState, start_ticks
 from agent.runtime.failure import RuntimeFailure
 from agent.runtime.init import Init
@@ -56,9 +56,12 @@ def create(
             pid, pidfd = _spawn(init, sibling)
         undo.callback(os.close, pidfd)
         undo.callback(end, pidfd, sibling=sibling)
-        warnings = _admit(pid, config, cgroup, stdio)
+        _map_ids(pid, config)
         channel.tell(ours, channel.MAPPED)
-        master = _furnish(pid, init, preloaded, ours)
+        _furnish(pid, init, preloaded, ours)
+        warnings = _admit(pid, config, cgroup, stdio)
+        channel.tell(ours, channel.ADMITTED)
+        master = _ready(ours)
         if master is not None:
             undo.callback(os.close, master)
         state = ContainerState(
@@ -96,8 +99,13 @@ def _spawn(init: Init, sibling: bool) -> tuple[int, int]:
                 joins.insert(len(joins) if kind == "user" else 0, (fd, FLAGS[kind]))
             elif kind != "cgroup":
                 flags |= FLAGS[kind]
+        unified = init.cgroup.directories.get(UNIFIED)
+        cgroup_fd = -1
+        if unified is not None:
+            cgroup_fd = os.open(unified, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            opened.callback(os.close, cgroup_fd)
         try:
-            return spawn(flags, joins, init.begin, sibling=sibling)
+            return spawn(flags, joins, init.begin, sibling=sibling, cgroup_fd=cgroup_fd)
         except OSError as error:
             raise RuntimeFailure(
                 f"cannot make namespaces: {error.strerror}", "linux.namespaces"
@@ -113,13 +121,16 @@ def _open_namespace(path: str, index: int) -> int:
         ) from error
 
 
-def _admit(pid: int, config: Config, cgroup: Cgroup, stdio: Stdio) -> list[str]:
-    """What only the caller may do to the new process. Returns warnings."""
+def _map_ids(pid: int, config: Config) -> None:
     if config.linux.namespaces.get("user") == "":
         _write_map(pid, "uid_map", config.linux.uid_mappings)
         _write_map(pid, "gid_map", config.linux.gid_mappings)
+
+
+def _admit(pid: int, config: Config, cgroup: Cgroup, stdio: Stdio) -> list[str]:
+    """Into the cgroups, under its limits. Returns warnings."""
     try:
-        cgroup.add(pid)
+        cgroup.add(pid, unified=False)
     except OSError as error:
         raise RuntimeFailure(f"{error.filename}: {error.strerror}", "linux.cgroupsPath") from error
     own_stdio(config, config.process, stdio)
@@ -180,8 +191,8 @@ def limit(pid: int, process: Process) -> list[str]:
     return []
 
 
-def _furnish(pid: int, init: Init, preloaded: Preloaded, ours: socket.socket) -> int | None:
-    """Hand init its root and binds, wait until it is ready. The terminal's master, if any."""
+def _furnish(pid: int, init: Init, preloaded: Preloaded, ours: socket.socket) -> None:
+    """Hand init its root and binds."""
     with _user_namespace(pid, init.config) as userns_fd, contextlib.ExitStack() as opened:
         fds = [rootfs.root(init.bundle, userns_fd, overlay_by_fd=preloaded.overlay_by_fd)]
         opened.callback(os.close, fds[0])
@@ -190,6 +201,10 @@ def _furnish(pid: int, init: Init, preloaded: Preloaded, ours: socket.socket) ->
                 fds.append(rootfs.bind_source(init.bundle, mount, words, userns_fd))
                 opened.callback(os.close, fds[-1])
         channel.tell(ours, channel.ROOT, fds)
+
+
+def _ready(ours: socket.socket) -> int | None:
+    """Wait for init. The terminal's master, if any."""
     message, received = channel.answer(ours, "preparing the container")
     if message != channel.READY:
         raise RuntimeFailure("the container's init died while it was prepared")

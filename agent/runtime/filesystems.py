@@ -4,7 +4,7 @@ with the rest in the order of config.json."""
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from agent.runtime import inside
 from agent.runtime.cgroups import Cgroup, Kind
@@ -57,15 +57,15 @@ def attach(
     wanted: Sequence[tuple[Mount, Options]],
     made: Mapping[int, int],
     binds: Mapping[int, int],
-    cgroup: Cgroup,
-    *,
-    cgroup_namespace: bool,
+    cgroup_tree: Callable[[], tuple[Cgroup, bool]],
 ) -> None:
-    """Attach every mount below `root`, in order, and close the descriptors."""
+    """Attach every mount below `root`, in order, and close the descriptors. `cgroup_tree` is
+    asked at the first cgroup mount and may wait."""
     for index, (mount, words) in enumerate(wanted):
         try:
             if mount.kind in _CGROUP_KINDS and not words.bind:
-                _attach_cgroup(root, mount, words, cgroup, own=cgroup_namespace)
+                cgroup, own = cgroup_tree()
+                _attach_cgroup(root, mount, words, cgroup, own=own)
                 continue
             fd = binds[index] if words.bind else made[index]
             _attach(root, mount, fd)

@@ -43,6 +43,7 @@ class Init:
     program_flags: int
     last_capability: int
     step: str = "starting"
+    admitted: bool = False
 
     @property
     def config(self) -> Config:
@@ -86,9 +87,6 @@ class Init:
             # Changing ids made us dumpable as fs.suid_dumpable says.
             credentials.prctl(credentials.PR_SET_DUMPABLE, 0)
         self.step = "making namespaces"
-        if config.linux.namespaces.get("cgroup") == "":
-            # Only now: its root is the cgroup the process is in when it is made.
-            namespaces.unshare(namespaces.CLONE_NEWCGROUP)
         mounts.mount(None, b"/", None, mounts.MS_SLAVE | mounts.MS_REC, None)
         self.step = "joining a session keyring"
         credentials.join_session_keyring(f"_ses.{self.uid}".encode())
@@ -114,9 +112,10 @@ class Init:
         self.step = "attaching mounts"
         indices = [i for i, (_, words) in enumerate(self.mounts) if words.bind]
         filesystems.attach(
-            root, self.mounts, made, dict(zip(indices, binds, strict=True)), self.cgroup,
-            cgroup_namespace=linux.namespaces.get("cgroup") == "",
-        )  # fmt: skip
+            root, self.mounts, made, dict(zip(indices, binds, strict=True)), self._cgroup_tree
+        )
+        if not self.admitted:
+            self._admitted()
         self.step = "making devices"
         if not any(m.destination == "/dev" and words.bind for m, words in self.mounts):
             devices.populate(root, linux.devices, bind=config.private_users)
@@ -136,6 +135,20 @@ class Init:
         if master is not None:
             os.close(master)
         return slave
+
+    def _admitted(self) -> None:
+        """Wait until the caller has moved us to our cgroups, and make them our root."""
+        channel.expect(self.control, channel.ADMITTED)
+        self.admitted = True
+        if self.config.linux.namespaces.get("cgroup") == "":
+            # Only now: its root is the cgroup the process is in when it is made.
+            namespaces.unshare(namespaces.CLONE_NEWCGROUP)
+
+    def _cgroup_tree(self) -> tuple[Cgroup, bool]:
+        """What a cgroup mount shows, and whether we have a cgroup namespace to mount it in."""
+        if not self.admitted:
+            self._admitted()
+        return self.cgroup, self.config.linux.namespaces.get("cgroup") == ""
 
     def _set_sysctls(self, root: int) -> None:
         for name, value in self.config.linux.sysctl.items():

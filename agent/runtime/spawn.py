@@ -35,21 +35,28 @@ FLAGS = {
 
 
 def spawn(
-    flags: int, joins: Sequence[tuple[int, int]], begin: Callable[[], NoReturn], *, sibling: bool
+    flags: int,
+    joins: Sequence[tuple[int, int]],
+    begin: Callable[[], NoReturn],
+    *,
+    sibling: bool,
+    cgroup_fd: int = -1,
 ) -> tuple[int, int]:
     """(pid, pidfd) of a process that joined `joins` ((fd, flags) in order), is in new namespaces
-    `flags` and runs `begin`. `sibling`: a child of the caller's parent, which must then reap
-    it, and a starter."""
+    `flags`, in the v2 cgroup `cgroup_fd` if any, and runs `begin`.
+
+    `sibling`: a child of the caller's parent, which must then reap it, and a starter.
+    """
     parent = processes.CLONE_PARENT if sibling else 0
     if not joins:
-        pid, pidfd = processes.clone3(flags | parent)
+        pid, pidfd = processes.clone3(flags | parent, cgroup_fd=cgroup_fd)
         if pid == 0:
             begin()
         return pid, pidfd
     ours, theirs = channel.pair()
     with ours:
         with theirs:
-            starter, starter_fd = processes.clone3(parent)
+            starter, starter_fd = processes.clone3(parent, cgroup_fd=cgroup_fd)
             if starter == 0:
                 _starter(flags, joins, begin, theirs)
         try:

@@ -52,11 +52,16 @@ class Cgroup:
     def distinct(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(self.directories.values()))
 
-    def add(self, pid: int) -> None:
-        """Move a process in, in every tree."""
+    def add(self, pid: int, *, unified: bool = True) -> None:
+        """Move a process in, in every tree; without `unified`, it is in the v2 one already.
+
+        The first move in a while waits for an RCU grace period (several ms), the others do not.
+        """
         text = str(pid)
+        skipped = None if unified else self.directories.get(UNIFIED)
         for directory in self.distinct:
-            write(directory, "cgroup.procs", text)
+            if directory != skipped:
+                write(directory, "cgroup.procs", text)
 
     def pids(self) -> list[int]:
         """Processes in this cgroup and below, as any one tree tells it."""
