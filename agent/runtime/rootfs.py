@@ -11,7 +11,7 @@ from pathlib import Path
 
 from agent.runtime import channel, options
 from agent.runtime.bundle import Bundle, Layers
-from agent.runtime.failure import RuntimeFailure
+from agent.runtime.failure import RuntimeFailure, reason
 from agent.runtime.options import Options
 from agent.runtime.spec import Linux, Mount
 from agent.syscalls import credentials, descriptors, mounts, namespaces, processes
@@ -24,7 +24,7 @@ def root(bundle: Bundle, userns_fd: int, *, overlay_by_fd: bool) -> int:
         try:
             return mounts.open_tree(path, recursive=True)
         except OSError as error:
-            raise RuntimeFailure(f"{bundle.rootfs}: {error.strerror}", "root.path") from error
+            raise RuntimeFailure(f"{bundle.rootfs}: {reason(error)}", "root.path") from error
     try:
         base = _base(bundle.config.linux) if userns_fd >= 0 else (0, 0)
         if overlay_by_fd:
@@ -49,7 +49,7 @@ def _idmapped(path: Path, userns_fd: int, attributes: int = 0) -> int:
             mounts.mount_setattr(fd, set_=attributes, userns_fd=userns_fd)
     except OSError as error:
         os.close(fd)
-        raise OSError(error.errno, f"cannot map ids of this layer: {error.strerror}", str(path)) \
+        raise OSError(error.errno, f"cannot map ids of this layer: {reason(error)}", str(path)) \
             from error  # fmt: skip
     return fd
 
@@ -133,7 +133,7 @@ def bind_source(bundle: Bundle, mount: Mount, wanted: Options, userns_fd: int) -
     try:
         fd = mounts.open_tree(os.fsencode(source), recursive=wanted.recursive)
     except OSError as error:
-        raise RuntimeFailure(f"{source}: {error.strerror}", f"{mount.path}.source") from error
+        raise RuntimeFailure(f"{source}: {reason(error)}", f"{mount.path}.source") from error
     try:
         if wanted.idmap:
             _map_ids(fd, mount, wanted, userns_fd)
@@ -141,7 +141,7 @@ def bind_source(bundle: Bundle, mount: Mount, wanted: Options, userns_fd: int) -
         options.apply(fd, wanted)
     except OSError as error:
         os.close(fd)
-        raise RuntimeFailure(f"{source}: {error.strerror}", mount.path) from error
+        raise RuntimeFailure(f"{source}: {reason(error)}", mount.path) from error
     except RuntimeFailure:
         os.close(fd)
         raise
@@ -160,7 +160,7 @@ def _map_ids(fd: int, mount: Mount, wanted: Options, userns_fd: int) -> None:
         mounts.mount_setattr(fd, userns_fd=userns_fd, recursive=wanted.idmap_recursive)
     except OSError as error:
         raise RuntimeFailure(
-            f"{mount.source}: its file system cannot map ids ({error.strerror}); "
+            f"{mount.source}: its file system cannot map ids ({reason(error)}); "
             "use a local file system, or run the task with the host's user namespace",
             mount.path,
         ) from error

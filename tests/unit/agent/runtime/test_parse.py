@@ -1,0 +1,133 @@
+"""Reading config.json: what is wrong is named by its JSON path."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.runtime import bundle, parse
+from agent.runtime.failure import RuntimeFailure
+
+VALID: dict[str, Any] = {
+    "ociVersion": "1.2.0",
+    "process": {"args": ["sh"], "cwd": "/", "user": {"uid": 0, "gid": 0}},
+    "root": {"path": "rootfs"},
+    "linux": {"namespaces": [{"type": "mount"}, {"type": "pid"}]},
+}
+
+
+def with_(path: str, value: object) -> dict[str, Any]:
+    """The valid document with one field set (`process.args`)."""
+    document = copy.deepcopy(VALID)
+    *parents, last = path.split(".")
+    at = document
+    for name in parents:
+        at = at.setdefault(name, {})
+    at[last] = value
+    return document
+
+
+def test_valid() -> None:
+    """The smallest document is read."""
+    config = parse.config(VALID)
+    assert config.process.args == ("sh",)
+    assert config.linux.namespaces == {"mount": "", "pid": ""}
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("ociVersion", "2.0", 'ociVersion: "2.0" is not a 1.x version'),
+        ("process.args", [], "process.args: is required: the command to run"),
+        ("process.args", "sh", "process.args: must be a list, not text"),
+        ("process.args", ["a\0b"], "process.args[0]: contains a zero byte"),
+        ("process.cwd", "tmp", 'process.cwd: "tmp" is not an absolute path'),
+        ("process.env", ["A=1", "B"], "process.env[1]: is not NAME=value"),
+        ("process.user", {"uid": -1}, "process.user.uid: -1 is not between 0 and 4294967294"),
+        ("process.user", {"uid": True}, "process.user.uid: must be a number, not true or false"),
+        ("process.capabilities", {"bounding": ["CAP_FLY"]},
+         'process.capabilities.bounding[0]: "CAP_FLY" is not a capability, like CAP_CHOWN'),
+        ("process.rlimits", [{"type": "RLIMIT_X", "soft": 1, "hard": 1}],
+         'process.rlimits[0].type: "RLIMIT_X" is not a limit, like RLIMIT_NOFILE'),
+        ("process.apparmorProfile", "x", "process.apparmorProfile: is not supported by this "
+         "runtime; remove it or use runc or crun"),
+        ("hooks", {"poststop": [{"path": "/x"}]},
+         "hooks: is not supported by this runtime; remove it or use runc or crun"),
+        ("hostname", "h", "hostname: needs a uts namespace in linux.namespaces"),
+        ("mounts", [{"destination": "x"}],
+         'mounts[0].destination: "x" is not an absolute path'),
+        ("linux.namespaces", [{"type": "pid"}],
+         "linux.namespaces: must hold a mount namespace"),
+        ("linux.namespaces", [{"type": "mount"}, {"type": "user"}],
+         "linux.uidMappings: is required with a new user namespace"),
+        ("linux.namespaces", [{"type": "mount"}, {"type": "mount"}],
+         'linux.namespaces[1].type: "mount" is given twice'),
+        ("linux.uidMappings", [{"containerID": 0, "hostID": 1, "size": 1}],
+         "linux.uidMappings: needs a user namespace in linux.namespaces"),
+        ("linux.cgroupsPath", "/a/../b", 'linux.cgroupsPath: must not hold ".."'),
+        ("linux.sysctl", {"kernel.core_pattern": "x"},
+         "linux.sysctl: kernel.core_pattern is not namespaced: it would change the host"),
+        ("linux.sysctl", {"net.ipv4.ip_forward": "1"},
+         "linux.sysctl: net.ipv4.ip_forward needs a network namespace of its own"),
+        ("linux.resources", {"memory": {"limit": "1g"}},
+         "linux.resources.memory.limit: must be a number, not text"),
+        ("linux.resources", {"devices": [{"allow": True, "access": "x"}]},
+         'linux.resources.devices[0].access: "x" is not made of r, w and m'),
+        ("linux.intelRdt", {"closID": "a"}, "linux.intelRdt: is not supported by this runtime; "
+         "remove it or use runc or crun"),
+    ],
+)  # fmt: skip
+def test_errors_name_the_field(path: str, value: object, message: str) -> None:
+    """Each mistake is one sentence that begins with where it is."""
+    with pytest.raises(RuntimeFailure) as caught:
+        parse.config(with_(path, value))
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("document", [[], "x", 1, None, {"process": []}])
+def test_other_json_is_refused(document: object) -> None:
+    """Whatever JSON it is, it is a failure and not a crash."""
+    with pytest.raises(RuntimeFailure):
+        parse.config(document)
+
+
+def write(path: Path, layers: object) -> Path:
+    (path / "config.json").write_text(json.dumps(VALID))
+    (path / "layers.json").write_text(json.dumps(layers))
+    return path
+
+
+def test_layers(tmp_path: Path) -> None:
+    """layers.json makes the root an overlay, lowest first."""
+    path = write(tmp_path, {"layers": ["/a", "/b"], "upper": "/t/upper", "work": "/t/work"})
+    layers = bundle.load(path).layers
+    assert layers is not None
+    assert layers.lower == (Path("/a"), Path("/b"))
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ({"layers": [], "upper": "/u", "work": "/w"}, "layers.json.layers: must name at least"),
+        ({"layers": ["/a"], "upper": "/t/u", "work": "/w"}, "layers.json.work: must be a sibling"),
+        ({"layers": ["a"], "upper": "/u", "work": "/w"}, "layers.json.layers[0]: "),
+    ],
+)
+def test_layers_errors(tmp_path: Path, layers: object, message: str) -> None:
+    """Layers that cannot make an overlay are refused when they are read."""
+    with pytest.raises(RuntimeFailure) as caught:
+        bundle.load(write(tmp_path, layers))
+    assert str(caught.value).startswith(message)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    """A missing or broken file is named."""
+    with pytest.raises(RuntimeFailure, match=r"cannot read .*config\.json: No such file"):
+        bundle.load(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(RuntimeFailure, match=r"config\.json is not JSON"):
+        bundle.load(tmp_path)
