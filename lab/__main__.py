@@ -90,7 +90,7 @@ def status(obj: tuple[Lab, str], output: str) -> None:
         _show(lab)
 
 
-@cli.command()
+@cli.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @click.argument("host")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @_located

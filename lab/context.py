@@ -19,9 +19,10 @@ def write(directory: Path, lab: State, controller: Paths, *, merge: bool) -> str
     if not merge:
         return ""
     config, owner = _callers_config()
+    missing = [path for path in (config.parent, config) if not path.exists()]
     _save(config, lab, controller)
     if owner is not None:
-        for path in (config, *config.rglob("*")):
+        for path in (*missing, config, *config.rglob("*")):
             os.chown(path, *owner, follow_symlinks=False)
     return str(config)
 

@@ -113,9 +113,9 @@ class Lab:
             for directory in self.directory.iterdir():
                 if directory.is_dir():
                     known.setdefault(directory.name, None)
+            switch.stop(now.name)
             for host, init in known.items():
                 machine.power_off(host, self.paths(host).top, init)
-            switch.stop(now.name)
             cgroups.remove(cgroups.root(now.name))
             context.forget(now)
             shutil.rmtree(self.directory)
@@ -190,10 +190,12 @@ class Lab:
     def _power_on(self, now: State, host: str) -> State:
         found = now.machine(host)
         init = machine.power_on(host, self.paths(host).top)
-        now = self._save(now.with_machine(replace(found, init=init, daemon=None, cut=False)))
+        now = self._save(now.with_machine(replace(found, init=init, daemon=None)))
         prefix = IPv4Network(now.subnet).prefixlen
         address = IPv4Interface(f"{found.address}/{prefix}")
         switch.plug(_on(now.machine(SWITCH)), init, host, address)
+        if found.cut:
+            switch.cut(_on(now.machine(SWITCH)), host)
         return now
 
     def _start_daemon(self, now: State, host: str) -> State:

@@ -54,9 +54,17 @@ def start(switch: Process, name: str, subnet: IPv4Network) -> None:
 
 def stop(name: str) -> None:
     """Removes this machine's own port, if it is there; the rest goes with the switch."""
-    present = [link["ifname"] for link in json.loads(_ip("-j", "link", "show"))]
-    if outside(name) in present:
-        _ip("link", "del", outside(name))
+    try:
+        if _present(outside(name)):
+            _ip("link", "del", outside(name))
+    except LabError:
+        # The kernel removes it by itself some time after the switch has ended.
+        if _present(outside(name)):
+            raise
+
+
+def _present(interface: str) -> bool:
+    return any(link["ifname"] == interface for link in json.loads(_ip("-j", "link", "show")))
 
 
 def plug(switch: Process, host: Process, port: str, address: IPv4Interface) -> None:
