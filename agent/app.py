@@ -1,0 +1,493 @@
+"""The agent put together: what starts, in which order, and how it ends.
+
+Nothing that imports grpc is loaded before the zygote runs (docs/architecture.md). When the agent
+ends, by signal or by a bug, containers, their logs, their addresses and their published ports stay
+as they are; the next agent takes them over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+import ssl
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+
+from agent import host, metrics
+from agent.bundle.bundles import Bundles
+from agent.checkpoint import Checkpoint
+from agent.config import AgentConfig, ConfigError, split_address
+from agent.core import AgentCore
+from agent.core import events as on
+from agent.executor import Executor, Listener, Parts
+from agent.identity import Identity, IdentityStore
+from agent.images import Images, Registries
+from agent.network import Network, NetworkError
+from agent.shims import Adopted, ExecSession, Shims, State
+from agent.volumes import Volumes
+from bayplan import pki
+from bayplan.https import HttpsServer, server_context
+from bayplan.model.assignment import Assignment
+from bayplan.model.errors import BayplanError, Unavailable
+from bayplan.model.node import Node, NodeCondition, NodeReport
+from bayplan.model.task import FINAL, TaskStatus
+from bayplan.oci.registry import Endpoint
+
+if TYPE_CHECKING:
+    from agent.session import Session
+    from agent.tunnels import Tunnels
+    from bayplan.wire._pb.bayplan.v1 import dispatcher_pb2 as pb
+
+REGISTRY_PORT: Final = 7445
+COLLECT_INTERVAL_S: Final = 60.0
+COLLECT_BELOW_SHARE: Final = 0.15
+GOODBYE_PAUSE_S: Final = 0.05
+METRICS_DEADLINE_S: Final = 10.0
+
+_log = structlog.get_logger(__name__)
+
+
+class Clock:
+    """Seconds since the epoch that never run backwards: the host's clock at the start, from then
+    on CLOCK_BOOTTIME. It is set again where the host's clock has moved ahead."""
+
+    def __init__(self) -> None:
+        self._base = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+
+    def now(self) -> float:
+        """The time. Also what skew is measured with."""
+        boottime = time.clock_gettime(time.CLOCK_BOOTTIME)
+        self._base = max(self._base, time.time() - boottime)
+        return self._base + boottime
+
+
+class _ServerName(ssl.SSLContext):
+    """Checks the one name that every controller's certificate has, whatever the address."""
+
+    def wrap_bio(self, *arguments: Any, **options: Any) -> ssl.SSLObject:
+        """What asyncio's TLS is made with."""
+        from bayplan.client import SERVER_NAME
+
+        options["server_hostname"] = SERVER_NAME
+        return super().wrap_bio(*arguments, **options)
+
+
+class Agent:
+    """One host's agent. `run` until cancelled."""
+
+    def __init__(self, config: AgentConfig) -> None:
+        self._config = config
+        self._clock = Clock()
+        self._version = _version()
+        self._identity = IdentityStore(config.state_dir / "pki")
+        self._name = self._identity.load().name
+        self._checkpoint = Checkpoint(config.state_dir, uid_base=config.uid_base)
+        self._controllers = config.controllers or self._checkpoint.controllers()
+        if not self._controllers:
+            raise ConfigError("no controller is known", hint="give --controller HOST:7443")
+        self._node = self._checkpoint.node()
+        self._zygote_restarts = 0
+        self._sessions_begun = 0
+        self._conditions: tuple[NodeCondition, ...] = ()
+        self._network_problem = ""
+        self._registry_tls: ssl.SSLContext | None = None
+        self._session: Session | None = None
+        self._tunnels: Tunnels | None = None
+        self._metrics_tls: ssl.SSLContext | None = None
+        self._metrics_port = split_address(config.metrics_listen)[1]
+        self._shims = Shims(
+            config.state_dir,
+            log_max_bytes=config.log_max_bytes,
+            log_files=config.log_files,
+            on_zygote_death=self._zygote_died,
+        )
+        self._network = Network(bridge=config.bridge)
+        self._images = Images(
+            config.state_dir / "images",
+            Registries(
+                builtin=self._builtin_registry,
+                plain_http=frozenset(config.plain_http_registries),
+            ),
+        )
+        self._volumes = Volumes(config.state_dir, bind_allowed=config.allow.bind)
+        self._bundles = Bundles(config.state_dir / "tasks", cgroup_root=config.cgroup_root)
+        self._core = AgentCore(self._name, ceilings=config.allow, timing=config.timing)
+        self._executor = Executor(
+            self._core,
+            Parts(
+                images=self._images,
+                shims=self._shims,
+                network=self._network,
+                volumes=self._volumes,
+                checkpoint=self._checkpoint,
+                bundles=self._bundles,
+            ),
+            Listener(
+                status=self._status_changed,
+                acknowledge=self._acknowledge,
+                forget=lambda uid: None,
+            ),
+            self._clock.now,
+        )
+
+    # -- life --------------------------------------------------------------------------------
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until `stop` is set. Raises BayplanError where the host cannot be used."""
+        await self._shims.start()
+        try:
+            restored = await self._restored()
+            await self._start_network(self._subnet(), restored)
+            server = await self._serve_metrics()
+            try:
+                await self._work(restored, stop)
+            finally:
+                await server.close()
+        finally:
+            if self._tunnels is not None:
+                await self._tunnels.close()
+            await self._shims.close()
+            with contextlib.suppress(NetworkError):
+                await self._network.stop()
+            self._checkpoint.close()
+
+    async def _work(self, restored: on.Restored, stop: asyncio.Event) -> None:
+        session = self._make_session()
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(self._executor.run(restored), name="executor"),
+                group.create_task(session.run(), name="session"),
+                group.create_task(self._collect_images(), name="images"),
+            ]
+            await stop.wait()
+            await session.goodbye("the agent is stopped")
+            await asyncio.sleep(GOODBYE_PAUSE_S)
+            for task in tasks:
+                task.cancel()
+
+    def _make_session(self) -> Session:
+        # Both import grpc, which must not be loaded before the zygote was started.
+        from agent.session import Callbacks, Session
+        from agent.tunnels import Host, Tunnels
+
+        self._tunnels = Tunnels(
+            Host(
+                node=self._name,
+                log_directory=self._bundles.log_directory,
+                finished=self._finished,
+                execute=self._execute,
+            )
+        )
+        callbacks = Callbacks(
+            report=self._report,
+            statuses=self._core.statuses,
+            assignments=self._assigned,
+            node=self._node_told,
+            acknowledged=self._acknowledged,
+            tunnel=self._open_tunnel,
+            connected=self._connected,
+            renewed=self._renewed,
+        )
+        self._session = Session(
+            self._identity,
+            self._controllers,
+            callbacks,
+            version=self._version,
+            clock=self._clock.now,
+        )
+        return self._session
+
+    async def _restored(self) -> on.Restored:
+        boot = host.boot_id()
+        known = self._checkpoint.boot_id()
+        rebooted = bool(known) and known != boot
+        assignments = self._checkpoint.assignments()
+        statuses = self._checkpoint.statuses()
+        adopted = await self._shims.adopt()
+        self._checkpoint.put_boot_id(boot)
+        uids = {a.task.uid for a in assignments}
+        await self._volumes.sweep([*uids, *(a.uid for a in adopted)])
+        if rebooted:
+            # What their shims left behind tells of the time before.
+            adopted = [a for a in adopted if a.uid not in uids]
+        _log.info(
+            "state restored", assignments=len(uids), containers=len(adopted), rebooted=rebooted
+        )
+        return on.Restored(
+            assignments=assignments,
+            statuses=statuses,
+            containers=tuple(_container(a) for a in adopted),
+            rebooted=rebooted,
+        )
+
+    def _zygote_died(self, code: int) -> None:
+        self._zygote_restarts += 1
+        _log.error("the zygote ended and is started again", exit_code=code)
+
+    # -- network -----------------------------------------------------------------------------
+
+    def _subnet(self) -> str:
+        return self._config.subnet or (self._node.subnet if self._node else "")
+
+    async def _start_network(self, subnet: str, restored: on.Restored) -> None:
+        if not subnet:
+            _log.warning("no subnet yet: containers wait for the controller to assign one")
+            return
+        keep = {a.task.uid for a in restored.assignments} | {c.uid for c in restored.containers}
+        try:
+            await self._network.start(subnet, keep)
+        except NetworkError as error:
+            raise Unavailable(f"the containers' network does not start: {error}") from error
+        self._network_problem = self._network.firewall_problem
+        self._executor.network_ready.set()
+
+    async def _node_told(self, node: Node) -> None:
+        """The controller's description of this node."""
+        if node != self._node:
+            await self._executor.in_database(self._checkpoint.put_node, node)
+        before, self._node = self._node, node
+        if not self._executor.network_ready.is_set():
+            restored = on.Restored(assignments=self._core.assignments())
+            await self._start_network(self._subnet(), restored)
+        elif before and before.subnet != node.subnet and not self._config.subnet:
+            self._network_problem = (
+                f"the controller assigned subnet {node.subnet}, this host uses {before.subnet}; "
+                "restart the agent"
+            )
+
+    # -- the controller ----------------------------------------------------------------------
+
+    def _assigned(
+        self,
+        sequence: int,
+        complete: bool,
+        assignments: tuple[Assignment, ...],
+        removed_uids: tuple[str, ...],
+    ) -> None:
+        self._executor.submit(
+            on.AssignmentsReceived(
+                sequence=sequence,
+                complete=complete,
+                assignments=assignments,
+                removed_uids=removed_uids,
+            )
+        )
+
+    def _status_changed(self, status: TaskStatus) -> None:
+        log = _log.bind(task=status.task, namespace=status.namespace)
+        log.info("task", state=status.state.value, reason=status.reason, message=status.message)
+        if self._session is not None:
+            self._session.offer(status)
+
+    def _acknowledge(self, sequence: int, withdrawn_uids: tuple[str, ...]) -> None:
+        if self._session is not None:
+            self._session.acknowledge(sequence, withdrawn_uids)
+
+    async def _acknowledged(self, statuses: tuple[TaskStatus, ...]) -> None:
+        await self._executor.in_database(self._checkpoint.acknowledge, statuses)
+
+    def _connected(self, address: str) -> None:
+        self._sessions_begun += 1
+        if address not in self._controllers:
+            self._controllers = (*self._controllers, address)
+            self._checkpoint_controllers()
+
+    def _checkpoint_controllers(self) -> None:
+        asyncio.get_running_loop().create_task(
+            self._executor.in_database(self._checkpoint.put_controllers, self._controllers)
+        )
+
+    def _renewed(self) -> None:
+        self._registry_tls = None
+        if self._metrics_tls is not None:
+            self._metrics_tls.load_cert_chain(self._identity.certificate, self._identity.key)
+
+    async def _report(self) -> NodeReport:
+        controller = self._session.controller if self._session else self._controllers[0]
+        address = self._config.address or host.address_towards(controller.rpartition(":")[0])
+        conditions = []
+        if self._network_problem:
+            conditions.append(NodeCondition(type="Forwarding", message=self._network_problem))
+        found = await asyncio.to_thread(
+            host.report,
+            self._config,
+            version=self._version,
+            address=address,
+            metrics_address=f"{address}:{self._metrics_port}",
+            conditions=conditions,
+        )
+        self._conditions = host.carry_since(found.conditions, self._conditions, self._clock.now())
+        return replace(found, conditions=self._conditions)
+
+    # -- tunnels -----------------------------------------------------------------------------
+
+    def _open_tunnel(self, address: str, identity: Identity, request: pb.OpenTunnel) -> None:
+        from agent.session import open_channel
+
+        if self._tunnels is not None:
+            key = (address, identity.certificate_pem)
+            self._tunnels.open(request, key, lambda: open_channel(address, identity, own=True))
+
+    def _finished(self, uid: str) -> bool | None:
+        status = self._core.status(uid)
+        return None if status is None else status.state in FINAL
+
+    async def _execute(self, uid: str, start: pb.ExecStart) -> ExecSession:
+        process = await asyncio.to_thread(
+            self._bundles.exec_process,
+            uid,
+            tuple(start.command),
+            env=tuple(start.env),
+            user=start.user,
+            working_dir=start.working_dir,
+        )
+        session = await self._shims.exec(uid, process, tty=start.tty, stdin=start.stdin)
+        if start.tty and start.rows and start.columns:
+            await session.resize(start.rows, start.columns)
+        return session
+
+    # -- images and metrics ------------------------------------------------------------------
+
+    def _builtin_registry(self) -> Endpoint | None:
+        address = self._config.registry
+        if not address:
+            controller = self._session.controller if self._session else self._controllers[0]
+            address = f"{controller.rpartition(':')[0]}:{REGISTRY_PORT}"
+        if self._registry_tls is None:
+            context = _ServerName(ssl.PROTOCOL_TLS_CLIENT)
+            context.minimum_version = ssl.TLSVersion.TLSv1_2
+            context.load_verify_locations(self._identity.ca)
+            context.load_cert_chain(self._identity.certificate, self._identity.key)
+            self._registry_tls = context
+        return Endpoint(host=address, tls=self._registry_tls)
+
+    async def _collect_images(self) -> None:
+        """Drops images nobody runs, once the disk fills up; until then they save pulls."""
+        while True:
+            await asyncio.sleep(COLLECT_INTERVAL_S)
+            total, free = await asyncio.to_thread(host.disk_bytes, self._config.state_dir)
+            if free < total * COLLECT_BELOW_SHARE:
+                freed = await self._images.collect(self._core.images_in_use())
+                if freed:
+                    _log.info("images dropped", freed_bytes=freed)
+
+    async def _serve_metrics(self) -> HttpsServer:
+        identity = self._identity
+        self._metrics_tls = server_context(identity.certificate, identity.key, identity.ca)
+        server = HttpsServer(self._metrics, context=self._metrics_tls)
+        address, port = split_address(self._config.metrics_listen)
+        try:
+            await server.start(address, port)
+        except OSError as error:
+            raise ConfigError(
+                f"--metrics-listen {self._config.metrics_listen}: {error.strerror}",
+                hint="choose another port",
+            ) from error
+        self._metrics_port = server.address[1]
+        return server
+
+    async def _metrics(self, scope: Any, receive: Any, send: Any) -> None:
+        """ASGI: GET /metrics for operators and controllers; a node may not read another's."""
+        status, body = 200, b""
+        if scope["type"] != "http":
+            return
+        if not _may_scrape(scope.get("peer_certificate")):
+            status, body = 403, b"metrics are for operators and controllers\n"
+        elif scope["path"] != "/metrics" or scope["method"] != "GET":
+            status, body = 404, b"there is only GET /metrics\n"
+        else:
+            async with asyncio.timeout(METRICS_DEADLINE_S):
+                body = await asyncio.to_thread(metrics.render, self._snapshot())
+        headers = [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    def _snapshot(self) -> metrics.Snapshot:
+        services = {a.task.uid: a.task.service for a in self._core.assignments()}
+        return metrics.Snapshot(
+            tasks=[
+                metrics.TaskSample(
+                    service=services[s.uid], status=s, cgroup=self._bundles.cgroup(s.uid)
+                )
+                for s in self._core.statuses()
+            ],
+            memory=host.memory_bytes(),
+            disk=host.disk_bytes(self._config.state_dir),
+            images=len(self._images.content.references()),
+            connected=self._session is not None and self._session.connected,
+            sessions_begun=self._sessions_begun,
+            zygote_up=self._shims.zygote_pid > 0,
+            zygote_restarts=self._zygote_restarts,
+            version=self._version,
+        )
+
+
+def _may_scrape(certificate: bytes | None) -> bool:
+    if certificate is None:
+        return False
+    try:
+        peer = pki.peer_identity(ssl.DER_cert_to_PEM_cert(certificate))
+    except BayplanError:
+        return False
+    return peer.kind in (pki.Holder.OPERATOR, pki.Holder.CONTROLLER)
+
+
+def _container(adopted: Adopted) -> on.Container:
+    states = {
+        State.CREATED: on.ContainerState.CREATED,
+        State.RUNNING: on.ContainerState.RUNNING,
+        State.EXITED: on.ContainerState.EXITED,
+    }
+    exited = adopted.exited
+    return on.Container(
+        uid=adopted.uid,
+        state=states[adopted.state],
+        pid=adopted.pid,
+        exit_code=exited.exit_code if exited else 0,
+        signal=exited.signal if exited else 0,
+        oom_killed=exited.oom_killed if exited else False,
+        exited_at=exited.at if exited else 0.0,
+    )
+
+
+def _version() -> str:
+    try:
+        return version("bayplan")
+    except PackageNotFoundError:
+        return "0.0.0"
+
+
+@contextlib.contextmanager
+def only_one(state_dir: Path) -> Iterator[None]:
+    """Holds the state directory for this process. Raises ConfigError where another has it."""
+    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fd = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"another agent runs with state directory {state_dir}",
+                hint="give each its own --state-dir",
+            ) from None
+        yield
+    finally:
+        os.close(fd)
+
+
+async def main(config: AgentConfig) -> None:
+    """Run until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await Agent(config).run(stop)

@@ -1,0 +1,443 @@
+"""The agent's side of the control session: assignments down, statuses up.
+
+```
+agent                                  leader
+AgentHello(report, all statuses) ────►
+              ◄─────────────────────── Welcome, AssignmentSet(complete)
+   checkpoint
+AssignmentAck(sequence, withdrawn) ──►
+StatusBatch(n) ──────────────────────►
+              ◄─────────────────────── StatusAck(n): in the store, need not be sent again
+Heartbeat ───────────────────────────►
+              ◄─────────────────────── HeartbeatAck
+              ◄─────────────────────── OpenTunnel: dialled on a channel of its own
+Goodbye(back_within_s) ──────────────►
+```
+
+Addresses are tried in turn, a follower's word leads to the leader. While there is no session the
+host goes on as it is; the next hello tells everything. Import this only once the zygote runs: it
+imports grpc.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import grpc
+import structlog
+from grpc import aio
+
+from agent.identity import Identity, IdentityStore
+from bayplan import pki
+from bayplan.client import CHANNEL_OPTIONS, LEADER_KEY, Credentials
+from bayplan.model.assignment import Assignment
+from bayplan.model.node import Node, NodeReport
+from bayplan.model.task import TaskStatus
+from bayplan.wire._pb.bayplan.v1 import dispatcher_pb2 as pb
+from bayplan.wire._pb.bayplan.v1.dispatcher_pb2_grpc import DispatcherStub
+from bayplan.wire.convert import from_pb, to_pb
+
+PROTOCOL: Final = 1
+FEATURES: Final = ("logs", "exec")
+HANDSHAKE_DEADLINE_S: Final = 5.0
+RETRY_MIN_S: Final = 0.2
+RETRY_MAX_S: Final = 5.0
+REFUSED_RETRY_S: Final = 10.0
+REDIRECTS_MAX: Final = 10
+SILENT_HEARTBEATS_MAX: Final = 4
+COALESCE_S: Final = 0.005
+BATCH_MAX: Final = 500
+BACK_WITHIN_S: Final = 60.0
+REPORT_INTERVAL_S: Final = 30.0
+RENEW_RETRY_S: Final = 300.0
+RENEW_DEADLINE_S: Final = 30.0
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Callbacks:
+    """What a session asks and tells the rest of the agent. `assignments` is called with
+    (sequence, complete, assignments, removed uids); sequences rise over the agent's life."""
+
+    report: Callable[[], Awaitable[NodeReport]]
+    statuses: Callable[[], tuple[TaskStatus, ...]]
+    assignments: Callable[[int, bool, tuple[Assignment, ...], tuple[str, ...]], None]
+    node: Callable[[Node], Awaitable[None]]
+    acknowledged: Callable[[tuple[TaskStatus, ...]], Awaitable[None]]
+    tunnel: Callable[[str, Identity, pb.OpenTunnel], None]
+    connected: Callable[[str], None]
+    renewed: Callable[[], None]
+
+
+@dataclass(slots=True)
+class _Stream:
+    """One session on the wire."""
+
+    call: Any
+    address: str
+    heartbeat_interval_s: float
+    heard_at: float
+    sequence: int = 0
+    in_flight: dict[int, tuple[TaskStatus, ...]] = field(default_factory=dict)
+    # Local sequence of an assignment set to the one it had on this stream.
+    sets: dict[int, int] = field(default_factory=dict)
+
+
+class _Redirected(Exception):
+    def __init__(self, leader: str) -> None:
+        super().__init__(leader)
+        self.leader = leader
+
+
+class Session:
+    """Keeps a session with the leader until cancelled. `clock`: the agent's."""
+
+    def __init__(
+        self,
+        identity: IdentityStore,
+        controllers: Sequence[str],
+        callbacks: Callbacks,
+        *,
+        version: str,
+        clock: Callable[[], float],
+    ) -> None:
+        self._identity = identity
+        self._controllers = list(dict.fromkeys(controllers))
+        self._callbacks = callbacks
+        self._version = version
+        self._clock = clock
+        self._stream: _Stream | None = None
+        self._dirty: dict[str, TaskStatus] = {}
+        self._acks: list[tuple[int, tuple[str, ...]]] = []
+        self._outgoing = asyncio.Event()
+        self._local_sequence = 0
+        self._failures = 0
+
+    @property
+    def connected(self) -> bool:
+        """True while there is a session."""
+        return self._stream is not None
+
+    @property
+    def controller(self) -> str:
+        """Where the session is, or was last looked for."""
+        return self._stream.address if self._stream else self._controllers[0]
+
+    # -- from the rest of the agent -----------------------------------------------------------
+
+    def offer(self, status: TaskStatus) -> None:
+        """A status that changed; only the newest of each task is sent."""
+        self._dirty[status.uid] = status
+        self._outgoing.set()
+
+    def forget(self, uid: str) -> None:
+        """A task that nobody needs to hear of any more, once its last status is sent."""
+
+    def acknowledge(self, sequence: int, withdrawn_uids: tuple[str, ...]) -> None:
+        """An assignment set is in the checkpoint."""
+        self._acks.append((sequence, withdrawn_uids))
+        self._outgoing.set()
+
+    async def goodbye(self, reason: str) -> None:
+        """Announce a planned absence; the session stays open until run() is cancelled."""
+        stream = self._stream
+        if stream is not None:
+            message = pb.Goodbye(reason=reason, back_within_s=BACK_WITHIN_S)
+            try:
+                async with asyncio.timeout(HANDSHAKE_DEADLINE_S):
+                    await stream.call.write(pb.AgentMessage(goodbye=message))
+                    await stream.call.done_writing()
+            except (aio.AioRpcError, asyncio.InvalidStateError, TimeoutError):
+                _log.warning("could not say goodbye", controller=stream.address)
+
+    # -- connecting --------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        turn, redirects = 0, 0
+        leader = ""
+        while True:
+            address = leader or self._controllers[turn % len(self._controllers)]
+            leader = ""
+            delay = self._delay_s()
+            try:
+                await self._connect(address)
+                delay, redirects = 0.0, 0
+            except _Redirected as redirected:
+                redirects += 1
+                leader = redirected.leader
+                delay = 0.0 if redirects <= REDIRECTS_MAX else delay
+            except aio.AioRpcError as error:
+                refused = error.code() in (
+                    grpc.StatusCode.PERMISSION_DENIED,
+                    grpc.StatusCode.UNAUTHENTICATED,
+                    grpc.StatusCode.NOT_FOUND,
+                )
+                if refused:
+                    delay = REFUSED_RETRY_S
+                self._failed(address, error.details() or error.code().name)
+                turn += 1
+            except (TimeoutError, OSError) as error:
+                self._failed(address, str(error) or "no answer in time")
+                turn += 1
+            await asyncio.sleep(delay)
+
+    def _failed(self, address: str, reason: str) -> None:
+        self._failures += 1
+        if self._failures in (1, 5) or self._failures % 60 == 0:
+            _log.warning("no session", controller=address, error=reason, attempts=self._failures)
+
+    def _delay_s(self) -> float:
+        most = min(RETRY_MIN_S * 2.0 ** min(self._failures, 10), RETRY_MAX_S)
+        return random.uniform(most / 2, most)
+
+    async def _connect(self, address: str) -> None:
+        """One session on `address`, until it ends. Returns where a new one is to begin at once."""
+        identity = await asyncio.to_thread(self._identity.load)
+        async with open_channel(address, identity) as channel:
+            call = DispatcherStub(channel).Session()
+            try:
+                await self._greet(call, address)
+                stream = self._stream
+                if stream is None:
+                    return
+                await self._serve(stream, channel, identity)
+            except aio.AioRpcError as error:
+                if (leader := _leader(error)) is not None:
+                    raise _Redirected(leader) from error
+                raise
+            finally:
+                self._stream = None
+                call.cancel()
+
+    async def _greet(self, call: Any, address: str) -> None:
+        # What is dirty now is in the hello as well.
+        self._dirty.clear()
+        self._acks.clear()
+        report = await self._callbacks.report()
+        hello = pb.AgentHello(
+            protocol=PROTOCOL,
+            version=self._version,
+            features=FEATURES,
+            report=to_pb(report),
+            statuses=[to_pb(s) for s in self._callbacks.statuses()],
+            sent_at=self._clock(),
+        )
+        async with asyncio.timeout(HANDSHAKE_DEADLINE_S):
+            await _write(call, pb.AgentMessage(hello=hello))
+            first = await _read(call)
+        if first is None or first.WhichOneof("message") != "welcome":
+            raise TimeoutError("the controller ended the session before it said welcome")
+        welcome = first.welcome
+        self._failures = 0
+        self._stream = _Stream(
+            call=call,
+            address=address,
+            heartbeat_interval_s=max(0.05, welcome.heartbeat_interval_s or 1.0),
+            heard_at=asyncio.get_running_loop().time(),
+        )
+        _log.info("session begun", controller=address, session=welcome.session)
+        self._callbacks.connected(address)
+        if welcome.HasField("node"):
+            await self._callbacks.node(from_pb(Node, welcome.node))
+
+    async def _serve(self, stream: _Stream, channel: aio.Channel, identity: Identity) -> None:
+        """Read, write, beat and renew until one of them ends."""
+        work = {
+            asyncio.create_task(self._receive(stream, identity), name="session-receive"),
+            asyncio.create_task(self._send(stream), name="session-send"),
+            asyncio.create_task(self._beat(stream), name="session-beat"),
+            asyncio.create_task(self._reports(stream), name="session-report"),
+            asyncio.create_task(self._renew(channel, identity), name="session-renew"),
+        }
+        try:
+            done, _ = await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in work:
+                task.cancel()
+            await asyncio.gather(*work, return_exceptions=True)
+
+    # -- the stream --------------------------------------------------------------------------
+
+    async def _receive(self, stream: _Stream, identity: Identity) -> None:
+        while (message := await _read(stream.call)) is not None:
+            stream.heard_at = asyncio.get_running_loop().time()
+            match message.WhichOneof("message"):
+                case "assignments":
+                    self._assigned(stream, message.assignments)
+                case "ack":
+                    await self._acknowledged(stream, message.ack.sequence)
+                case "open_tunnel":
+                    self._callbacks.tunnel(stream.address, identity, message.open_tunnel)
+                case "welcome":
+                    await self._callbacks.node(from_pb(Node, message.welcome.node))
+                case _:
+                    pass  # a heartbeat's answer, or something newer than this agent
+
+    def _assigned(self, stream: _Stream, message: pb.AssignmentSet) -> None:
+        self._local_sequence += 1
+        stream.sets[self._local_sequence] = message.sequence
+        self._callbacks.assignments(
+            self._local_sequence,
+            message.complete,
+            tuple(from_pb(Assignment, a) for a in message.assignments),
+            tuple(message.removed_uids),
+        )
+
+    async def _acknowledged(self, stream: _Stream, sequence: int) -> None:
+        done = [n for n in stream.in_flight if n <= sequence]
+        statuses = tuple(s for n in done for s in stream.in_flight.pop(n))
+        if statuses:
+            await self._callbacks.acknowledged(statuses)
+
+    async def _send(self, stream: _Stream) -> None:
+        while True:
+            await self._outgoing.wait()
+            await asyncio.sleep(COALESCE_S)
+            self._outgoing.clear()
+            acks, self._acks = self._acks, []
+            for ack in self._merge(stream, acks):
+                await _write(stream.call, pb.AgentMessage(ack=ack))
+            while self._dirty:
+                batch = tuple(self._dirty.values())[:BATCH_MAX]
+                for status in batch:
+                    del self._dirty[status.uid]
+                stream.sequence += 1
+                stream.in_flight[stream.sequence] = batch
+                message = pb.StatusBatch(
+                    sequence=stream.sequence, statuses=[to_pb(s) for s in batch]
+                )
+                await _write(stream.call, pb.AgentMessage(statuses=message))
+
+    @staticmethod
+    def _merge(
+        stream: _Stream, acks: Sequence[tuple[int, tuple[str, ...]]]
+    ) -> list[pb.AssignmentAck]:
+        """One acknowledgement a sequence, in order; those of an earlier stream are void."""
+        merged: dict[int, list[str]] = {}
+        for local, withdrawn in acks:
+            sequence = stream.sets.get(local)
+            if sequence is not None:
+                merged.setdefault(sequence, []).extend(withdrawn)
+        if merged:
+            newest = max(merged)
+            for local in [n for n, s in stream.sets.items() if s < newest - 1000]:
+                del stream.sets[local]
+        return [
+            pb.AssignmentAck(sequence=sequence, withdrawn_uids=uids)
+            for sequence, uids in sorted(merged.items())
+        ]
+
+    async def _beat(self, stream: _Stream) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            before = loop.time()
+            message = pb.Heartbeat(sent_at=self._clock())
+            await _write(stream.call, pb.AgentMessage(heartbeat=message))
+            await asyncio.sleep(stream.heartbeat_interval_s)
+            stalled = loop.time() - before - stream.heartbeat_interval_s
+            stream.heard_at += max(0.0, stalled)  # time this process did not have
+            silent_s = loop.time() - stream.heard_at
+            if silent_s > SILENT_HEARTBEATS_MAX * stream.heartbeat_interval_s:
+                raise TimeoutError(f"nothing heard from the controller for {silent_s:.1f} s")
+
+    async def _reports(self, stream: _Stream) -> None:
+        last: NodeReport | None = None
+        while True:
+            await asyncio.sleep(REPORT_INTERVAL_S)
+            report = await self._callbacks.report()
+            if report != last:
+                await _write(stream.call, pb.AgentMessage(report=to_pb(report)))
+                last = report
+
+    # -- certificates ------------------------------------------------------------------------
+
+    async def _renew(self, channel: aio.Channel, identity: Identity) -> None:
+        """Ends, and with it the session, once there is a new certificate: the next session and
+        all tunnels use it."""
+        due = await asyncio.to_thread(self._identity.renew_at)
+        await self._until(due)
+        while True:
+            key_pem = await asyncio.to_thread(pki.make_key)
+            request = pb.RenewCertificateRequest(csr_pem=pki.make_csr(key_pem, identity.name))
+            try:
+                answer = await DispatcherStub(channel).RenewCertificate(
+                    request, timeout=RENEW_DEADLINE_S
+                )
+            except aio.AioRpcError as error:
+                _log.warning("certificate not renewed", error=error.details())
+                await asyncio.sleep(RENEW_RETRY_S)
+                continue
+            await asyncio.to_thread(
+                self._identity.save,
+                ca_pem=answer.ca_certificate_pem or identity.ca_pem,
+                certificate_pem=answer.certificate_pem,
+                key_pem=key_pem,
+            )
+            _log.info("certificate renewed", node=identity.name)
+            self._callbacks.renewed()
+            return
+
+    async def _until(self, due: float) -> None:
+        # In pieces: a sleep of months would not notice that the host's clock was set.
+        for wait_s in iter(lambda: due - self._clock(), None):
+            if wait_s <= 0:
+                return
+            await asyncio.sleep(min(wait_s, 3600.0))
+
+
+def open_channel(address: str, identity: Identity, *, own: bool = False) -> aio.Channel:
+    """A mutually authenticated channel. `own`: on a connection that nothing else shares."""
+    credentials = Credentials(
+        ca_pem=identity.ca_pem,
+        certificate_pem=identity.certificate_pem,
+        key_pem=identity.key_pem,
+    ).channel()
+    options = [*CHANNEL_OPTIONS]
+    if own:
+        options.append(("grpc.use_local_subchannel_pool", 1))
+    return aio.secure_channel(address, credentials, options=options)
+
+
+async def _read(call: Any) -> pb.ControllerMessage | None:
+    """The next message; None at the end of the stream. Raises AioRpcError."""
+    message = await call.read()
+    if message is aio.EOF:
+        code = await call.code()
+        if code is not grpc.StatusCode.OK:
+            raise aio.AioRpcError(
+                code,
+                await call.initial_metadata(),
+                await call.trailing_metadata(),
+                details=await call.details(),
+            )
+        return None
+    found: pb.ControllerMessage = message
+    return found
+
+
+async def _write(call: Any, message: pb.AgentMessage) -> None:
+    """Raises AioRpcError where the stream has ended, with the status it ended with."""
+    try:
+        await call.write(message)
+    except asyncio.InvalidStateError:
+        raise aio.AioRpcError(
+            await call.code(),
+            await call.initial_metadata(),
+            await call.trailing_metadata(),
+            details=await call.details(),
+        ) from None
+
+
+def _leader(error: aio.AioRpcError) -> str | None:
+    for key, value in error.trailing_metadata() or ():
+        if key == LEADER_KEY and value:
+            return value.decode() if isinstance(value, bytes) else str(value)
+    return None

@@ -18,6 +18,8 @@ from bayplan.model.task import TaskStatus
 # The version a host's rules are known by before this agent has published any.
 INHERITED_VERSION = 0
 NEVER_PUBLISHED = -1
+# How often a port that another process of the host had is tried again.
+REFUSED_PORT_RETRY_S = 10.0
 
 
 class AgentCore:
@@ -63,6 +65,11 @@ class AgentCore:
         machine = self._machines.get(uid)
         return machine.assignment if machine else None
 
+    def status(self, uid: str) -> TaskStatus | None:
+        """The status of one task; None where this host has no such task."""
+        machine = self._machines.get(uid)
+        return machine.status if machine else None
+
     def images_in_use(self) -> frozenset[str]:
         """References that a task may still start from."""
         return frozenset(
@@ -92,8 +99,8 @@ class AgentCore:
                 self._receive(event, now, out)
             case on.Persisted(sequence=sequence):
                 self._acknowledge(sequence, out)
-            case on.Published(version=version):
-                self._confirm(version, now)
+            case on.Published():
+                self._confirm(event, now)
             case on.PublishFailed(version=version):
                 self._publish_failed(version, now)
             case on.Tick():
@@ -276,12 +283,18 @@ class AgentCore:
                 self._held_by_version[uid] = self._version
         out.append(do.Publish(version=self._version, services=services))
 
-    def _confirm(self, version: int, now: float) -> None:
-        if self._confirmed < version <= self._version:
-            self._confirmed = version
-            self._publish_failures = 0
-            for machine in self._machines.values():
-                machine.published(now)
+    def _confirm(self, event: on.Published, now: float) -> None:
+        if event.version > self._version:
+            return
+        self._confirmed = max(self._confirmed, event.version)
+        self._publish_failures = 0
+        if event.refused and event.version == self._version:
+            self._publish_retry_at = now + REFUSED_PORT_RETRY_S
+        refused = {(r.port, r.protocol): r.message for r in event.refused}
+        for machine in self._machines.values():
+            found = [refused[p] for p in _host_ports(machine.assignment) if p in refused]
+            machine.note_port(found[0] if found and machine.takes_traffic else "")
+            machine.published(now)
 
     def _publish_failed(self, version: int, now: float) -> None:
         if version != self._version:

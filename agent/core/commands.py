@@ -152,21 +152,15 @@ class Forget:
     uid: str
 
 
-Command = (
-    EnsureImage
-    | PrepareVolumes
+StepCommand = (
+    PrepareVolumes
     | CreateContainer
     | AttachNetwork
     | RunContainer
-    | Probe
     | Signal
     | Kill
     | DeleteContainer
     | DetachNetwork
     | RemoveRemains
-    | Publish
-    | Persist
-    | Acknowledge
-    | Report
-    | Forget
 )
+Command = EnsureImage | Probe | Publish | Persist | Acknowledge | Report | Forget | StepCommand

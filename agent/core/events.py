@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from bayplan.model.assignment import Assignment
+from bayplan.model.service import Protocol
 from bayplan.model.task import TaskStatus
 
 
@@ -150,10 +151,20 @@ class StepFailed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RefusedPort:
+    """A port that is not published because something else on the host has it."""
+
+    port: int
+    protocol: Protocol
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """The balancing rules of `version` are in the kernel."""
+    """The balancing rules of `version` are in the kernel, but for the ports refused."""
 
     version: int
+    refused: tuple[RefusedPort, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -235,6 +235,13 @@ class TaskMachine:
         if self.phase is Phase.NEW:
             self._reject(now, message, reason=reason)
 
+    def note_port(self, message: str) -> None:
+        """Say that a published port of the task leads nowhere on this host; empty: it does."""
+        if message:
+            self._set(reason="port", message=message)
+        elif self.status.reason == "port" and not self.finished:
+            self._set(reason="", message="")
+
     # -- what was there when the agent started ----------------------------------------------
 
     def restore(

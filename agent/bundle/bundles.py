@@ -1,0 +1,205 @@
+"""The directory of a task as an OCI bundle: config.json, the overlay's layers, and the files that
+the host adds to the container's /etc.
+
+    <tasks>/<uid>/config.json  layers.json  overlay/{upper,work}  rootfs/  etc/{hosts,…}  log/
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from agent.bundle import config, passwd
+from bayplan.model.assignment import Assignment
+from bayplan.model.errors import InvalidSpec
+
+RESOLV_CONFS: Final = (
+    Path("/etc/resolv.conf"),
+    # Where the first only names systemd-resolved's stub on loopback, which containers cannot use.
+    Path("/run/systemd/resolve/resolv.conf"),
+)
+RESOLV_CONF_BYTES_MAX: Final = 64 * 1024
+# Written by the runtime's side of a task directory; a new incarnation starts without them.
+_OVERLAY: Final = "overlay"
+_ETC: Final = "etc"
+
+
+class ImageConfig(config.ImageConfig, Protocol):
+    """What of an image's configuration counts here."""
+
+    @property
+    def user(self) -> str: ...
+
+
+class Image(Protocol):
+    """An unpacked image; `layers` lowest first."""
+
+    @property
+    def config(self) -> ImageConfig: ...
+    @property
+    def layers(self) -> tuple[Path, ...]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """Host paths of what a task mounts: volumes by name, binds by their source as written,
+    secret files by their path in the container."""
+
+    volumes: Mapping[str, str] = field(default_factory=dict)
+    binds: Mapping[str, str] = field(default_factory=dict)
+    secret_files: Mapping[str, str] = field(default_factory=dict)
+
+
+class Bundles:
+    """All bundles of a host. Synchronous: called in threads."""
+
+    def __init__(self, tasks: Path, *, cgroup_root: str) -> None:
+        self._tasks = tasks
+        self._cgroup_root = cgroup_root.rstrip("/")
+
+    def directory(self, uid: str) -> Path:
+        """The bundle of a task."""
+        return self._tasks / uid
+
+    def log_directory(self, uid: str) -> Path:
+        """Where the task's log is, also after it has ended."""
+        return self._tasks / uid / "log"
+
+    def cgroup(self, uid: str) -> str:
+        """The task's control group, in every hierarchy."""
+        return f"{self._cgroup_root}/{uid}"
+
+    def write(
+        self, assignment: Assignment, image: Image, *, id_base: int, sources: Sources
+    ) -> Path:
+        """The bundle for a new incarnation, with an empty writable layer; its log stays. Raises
+        InvalidSpec, UnknownUser."""
+        directory = self.directory(assignment.task.uid)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        template = assignment.template
+        user = passwd.resolve(template.user or image.config.user, image.layers)
+        hostname = template.hostname or assignment.task.name
+        files = _write_etc(directory / _ETC, hostname)
+        context = config.BundleContext(
+            hostname=hostname,
+            cgroups_path=self.cgroup(assignment.task.uid),
+            id_base=id_base,
+            uid=user.uid,
+            gid=user.gid,
+            additional_gids=user.additional_gids,
+            home=user.home,
+            volumes=sources.volumes,
+            binds=sources.binds,
+            secret_files=sources.secret_files,
+            resolv_conf=str(files["resolv.conf"]),
+            hosts=str(files["hosts"]),
+            hostname_file=str(files["hostname"]),
+            machine=platform.machine(),
+        )
+        document = config.build(assignment, image.config, context)
+        overlay = directory / _OVERLAY
+        shutil.rmtree(overlay, ignore_errors=True)
+        for name in ("upper", "work"):
+            (overlay / name).mkdir(mode=0o755, parents=True)
+        layers = {
+            "layers": [str(layer) for layer in image.layers],
+            "upper": str(overlay / "upper"),
+            "work": str(overlay / "work"),
+        }
+        (directory / "rootfs").mkdir(mode=0o755, exist_ok=True)
+        _write(directory / "layers.json", json.dumps(layers), 0o600)
+        # It holds the environment, and with it values of secrets.
+        _write(directory / "config.json", json.dumps(document), 0o600)
+        return directory
+
+    def add_host(self, uid: str, address: str, hostname: str) -> None:
+        """The container's own name in its /etc/hosts; written in place, since it is mounted."""
+        with (self.directory(uid) / _ETC / "hosts").open("a") as file:
+            file.write(f"{address}\t{hostname}\n")
+
+    def exec_process(
+        self,
+        uid: str,
+        arguments: Sequence[str],
+        *,
+        env: Sequence[str] = (),
+        user: str = "",
+        working_dir: str = "",
+    ) -> dict[str, Any]:
+        """The OCI process for a command beside the container's own: its environment, user and
+        limits, but for what is given. Raises InvalidSpec, UnknownUser."""
+        directory = self.directory(uid)
+        try:
+            document = json.loads((directory / "config.json").read_bytes())
+            layers = json.loads((directory / "layers.json").read_bytes())["layers"]
+        except FileNotFoundError:
+            raise InvalidSpec("the task has no container at the moment") from None
+        process: dict[str, Any] = document["process"]
+        process["args"] = list(arguments)
+        process["env"] = [*process["env"], *env]
+        if working_dir:
+            process["cwd"] = working_dir
+        if user:
+            found = passwd.resolve(user, [Path(layer) for layer in layers])
+            process["user"] = {
+                "uid": found.uid,
+                "gid": found.gid,
+                "umask": 0o022,
+                "additionalGids": list(found.additional_gids),
+            }
+        return process
+
+    @staticmethod
+    def signal(name: str) -> int:
+        """`SIGTERM`, `TERM` or `15` as a number; what is none of these counts as SIGTERM."""
+        text = name.strip().upper()
+        if text.isdecimal() and 0 < int(text) <= signal.SIGRTMAX:
+            return int(text)
+        found = getattr(signal, text if text.startswith("SIG") else f"SIG{text}", None)
+        return int(found) if isinstance(found, signal.Signals) else int(signal.SIGTERM)
+
+
+def _write_etc(directory: Path, hostname: str) -> dict[str, Path]:
+    directory.mkdir(mode=0o755, exist_ok=True)
+    contents = {
+        "hosts": "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n",
+        "hostname": f"{hostname}\n",
+        "resolv.conf": _resolv_conf(),
+    }
+    for name, text in contents.items():
+        _write(directory / name, text, 0o644)
+    return {name: directory / name for name in contents}
+
+
+def _resolv_conf() -> str:
+    """The host's, without name servers on its loopback."""
+    usable: list[str] = []
+    for path in RESOLV_CONFS:
+        try:
+            with path.open("rb") as file:
+                lines = file.read(RESOLV_CONF_BYTES_MAX).decode(errors="replace").splitlines()
+        except OSError:
+            continue
+        usable = [line for line in lines if not _on_loopback(line)]
+        if any(line.split()[:1] == ["nameserver"] for line in usable):
+            break
+    return "\n".join(usable) + "\n"
+
+
+def _on_loopback(line: str) -> bool:
+    words = line.split()
+    return words[:1] == ["nameserver"] and (
+        len(words) < 2 or words[1].startswith("127.") or words[1] == "::1"
+    )
+
+
+def _write(path: Path, text: str, mode: int) -> None:
+    path.touch(mode=mode)
+    path.chmod(mode)
+    path.write_text(text)

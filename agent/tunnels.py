@@ -1,0 +1,270 @@
+"""Logs and exec for operators: streams that the controller asks for and the agent dials, on a
+connection of their own, so that they never hold up the control session.
+
+A stream ends with TunnelClose; its error says why where it is one. Both directions are bounded:
+gRPC's flow control holds the reader of a log back, and a process whose output nobody takes waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+from grpc import aio
+
+from agent import logs
+from agent.shims import ExecSession, ShimError
+from bayplan.model.errors import BayplanError, NotFound
+from bayplan.wire._pb.bayplan.v1 import dispatcher_pb2 as pb
+from bayplan.wire._pb.bayplan.v1.dispatcher_pb2_grpc import DispatcherStub
+
+TUNNELS_MAX: Final = 200
+LINES_MAX: Final = 200
+LINES_BYTES_MAX: Final = 128 * 1024
+ENDED_POLL_S: Final = 0.2
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """What tunnels need of the host. `finished` is None where there is no such task."""
+
+    node: str
+    log_directory: Callable[[str], Path]
+    finished: Callable[[str], bool | None]
+    execute: Callable[[str, pb.ExecStart], Awaitable[ExecSession]]
+
+
+class Tunnels:
+    """Serves tunnels until closed. `channel` opens a connection that is theirs alone."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._streams: set[asyncio.Task[None]] = set()
+        self._channel: aio.Channel | None = None
+        self._channel_of: object = None
+
+    def open(self, request: pb.OpenTunnel, key: object, channel: Callable[[], aio.Channel]) -> None:
+        """Dial the tunnel. `key` changes with address and certificate, and with it the channel."""
+        if len(self._streams) >= TUNNELS_MAX:
+            _log.warning("too many tunnels", most=TUNNELS_MAX)
+            return  # the controller gives up waiting and says so
+        if self._channel is None or self._channel_of != key:
+            # Streams on the old channel go on; it is closed when they have ended.
+            self._retire()
+            self._channel, self._channel_of = channel(), key
+        task = asyncio.create_task(self._serve(self._channel, request), name="tunnel")
+        self._streams.add(task)
+        task.add_done_callback(self._streams.discard)
+
+    def _retire(self) -> None:
+        old = self._channel
+        if old is None:
+            return
+        streams = tuple(self._streams)
+
+        async def close() -> None:
+            if streams:
+                await asyncio.wait(streams)
+            await old.close()
+
+        task = asyncio.create_task(close(), name="tunnel-channel")
+        self._streams.add(task)
+        task.add_done_callback(self._streams.discard)
+
+    async def close(self) -> None:
+        """End all streams."""
+        for task in tuple(self._streams):
+            task.cancel()
+        await asyncio.gather(*self._streams, return_exceptions=True)
+        if self._channel is not None:
+            await self._channel.close()
+
+    async def _serve(self, channel: aio.Channel, request: pb.OpenTunnel) -> None:
+        call = DispatcherStub(channel).Tunnel()
+        error = ""
+        try:
+            await call.write(pb.TunnelFrame(hello=pb.TunnelHello(tunnel=request.tunnel)))
+            try:
+                if request.WhichOneof("request") == "logs":
+                    await self._logs(call, request)
+                else:
+                    await self._exec(call, request)
+            except BayplanError as problem:
+                error = str(problem)
+            await call.write(pb.TunnelFrame(close=pb.TunnelClose(error=error)))
+            await call.done_writing()
+        except (aio.AioRpcError, asyncio.InvalidStateError) as problem:
+            _log.info("tunnel ended", tunnel=request.tunnel, reason=_reason(problem))
+        finally:
+            call.cancel()
+
+    # -- logs --------------------------------------------------------------------------------
+
+    async def _logs(self, call: Any, request: pb.OpenTunnel) -> None:
+        uid, wanted = request.task_uid, request.logs
+        if self._host.finished(uid) is None:
+            raise NotFound(f"node {self._host.node} does not have the task any more")
+        ended = asyncio.Event()
+        records = logs.read(
+            self._host.log_directory(uid),
+            since_at=wanted.since_at,
+            tail=wanted.tail or None,
+            follow=wanted.follow,
+            ended=ended,
+        )
+        work = [
+            asyncio.create_task(_send_lines(call, records)),
+            asyncio.create_task(_closed(call)),
+        ]
+        watching = asyncio.create_task(self._watch_end(uid, ended))
+        try:
+            done, _ = await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in (*work, watching):
+                task.cancel()
+            await asyncio.gather(*work, watching, return_exceptions=True)
+
+    async def _watch_end(self, uid: str, ended: asyncio.Event) -> None:
+        while True:
+            if self._host.finished(uid) is not False:
+                ended.set()
+                return
+            await asyncio.sleep(ENDED_POLL_S)
+
+    # -- exec --------------------------------------------------------------------------------
+
+    async def _exec(self, call: Any, request: pb.OpenTunnel) -> None:
+        try:
+            session = await self._host.execute(request.task_uid, request.exec)
+        except BayplanError as error:
+            await _output(call, pb.ExecOutput(error=str(error)))
+            return
+        feeding = asyncio.create_task(_feed(call, session))
+        output = asyncio.create_task(_relay(call, session))
+        try:
+            await asyncio.wait({feeding, output}, return_when=asyncio.FIRST_COMPLETED)
+            if not output.done():
+                return  # the operator went away: the process is killed
+            output.result()
+        finally:
+            feeding.cancel()
+            output.cancel()
+            await session.close()
+            await asyncio.gather(feeding, output, return_exceptions=True)
+
+
+async def _send_lines(call: Any, records: AsyncIterator[logs.LogRecord]) -> None:
+    """Lines that are there already go together; the next one to come is not waited for."""
+    queue: asyncio.Queue[logs.LogRecord | None] = asyncio.Queue(LINES_MAX)
+
+    async def gather() -> None:
+        async for record in records:
+            await queue.put(record)
+        await queue.put(None)
+
+    gathering = asyncio.create_task(gather())
+    try:
+        open_ = True
+        while open_:
+            lines: list[pb.LogLine] = []
+            size = 0
+            record = await _next(queue, gathering)
+            while record is not None:
+                lines.append(
+                    pb.LogLine(
+                        stream=record.stream,
+                        at=record.at,
+                        line=record.line,
+                        partial=record.partial,
+                    )
+                )
+                size += len(record.line)
+                if queue.empty() or len(lines) >= LINES_MAX or size >= LINES_BYTES_MAX:
+                    break
+                record = queue.get_nowait()
+            open_ = record is not None
+            if lines:
+                await call.write(pb.TunnelFrame(logs=pb.LogLines(lines=lines)))
+    finally:
+        gathering.cancel()
+        await asyncio.gather(gathering, return_exceptions=True)
+
+
+async def _next(
+    queue: asyncio.Queue[logs.LogRecord | None], gathering: asyncio.Task[None]
+) -> logs.LogRecord | None:
+    """The next record; a failure of the reader is raised instead of waited out."""
+    get = asyncio.ensure_future(queue.get())
+    try:
+        await asyncio.wait({get, gathering}, return_when=asyncio.FIRST_COMPLETED)
+        if not get.done():
+            gathering.result()
+        return await get
+    finally:
+        get.cancel()
+
+
+async def _closed(call: Any) -> None:
+    """Returns once the controller has closed its side, or asked to close."""
+    while (frame := await call.read()) is not aio.EOF:
+        if frame.WhichOneof("frame") == "close":
+            return
+
+
+async def _feed(call: Any, session: ExecSession) -> None:
+    """Input of the operator to the process, until the operator's side is gone."""
+    while (frame := await call.read()) is not aio.EOF:
+        match frame.WhichOneof("frame"):
+            case "close":
+                return
+            case "exec_input":
+                await _input(frame.exec_input, session)
+            case _:
+                pass  # newer than this agent
+
+
+async def _input(item: pb.ExecInput, session: ExecSession) -> None:
+    match item.WhichOneof("input"):
+        case "stdin":
+            await session.write(item.stdin)
+        case "stdin_closed":
+            await session.close_stdin()
+        case "resize":
+            await session.resize(item.resize.rows, item.resize.columns)
+        case "signal":
+            number = getattr(signal, item.signal, None)
+            if isinstance(number, signal.Signals):
+                await session.signal(number)
+        case _:
+            pass
+
+
+async def _relay(call: Any, session: ExecSession) -> None:
+    try:
+        async for stream, chunk in session:
+            if stream == "stderr":
+                await _output(call, pb.ExecOutput(stderr=chunk))
+            else:
+                await _output(call, pb.ExecOutput(stdout=chunk))
+        await _output(call, pb.ExecOutput(exit_code=await session.wait()))
+    except ShimError as error:
+        await _output(call, pb.ExecOutput(error=str(error)))
+
+
+async def _output(call: Any, output: pb.ExecOutput) -> None:
+    await call.write(pb.TunnelFrame(exec_output=output))
+
+
+def _reason(problem: Exception) -> str:
+    if isinstance(problem, aio.AioRpcError):
+        return problem.details() or problem.code().name
+    return str(problem)

@@ -1,0 +1,173 @@
+"""Named volumes below the state directory, checked bind paths, secret files on a tmpfs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import stat
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from agent.syscalls import mounts
+from agent.volumes.paths import resolve_below
+from bayplan.model.errors import BayplanError
+from bayplan.model.service import SecretFile
+
+SECRETS_BYTES_MIN: Final = 64 * 1024
+SECRETS_BYTES_MAX: Final = 16 << 20
+SECRET_FILES_MAX: Final = 256
+_NAME: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
+
+
+class VolumeError(BayplanError):
+    """A mount of the task cannot be had on this host. Not `retryable`: the spec or the host's
+    configuration must change first."""
+
+    code = "volume"
+
+    def __init__(self, message: str, *, hint: str = "", retryable: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.retryable = retryable
+
+
+@dataclass(frozen=True, slots=True)
+class _Secret:
+    name: str
+    value: bytes
+    mode: int
+    uid: int
+    gid: int
+
+
+class Volumes:
+    """`state_directory`/volumes/<namespace>/<name> stay until an operator removes them;
+    `state_directory`/secrets/<uid> is a tmpfs that lives as long as the task's container."""
+
+    def __init__(self, state_directory: Path, *, bind_allowed: Sequence[str] = ()) -> None:
+        self._volumes = state_directory / "volumes"
+        self._secrets = state_directory / "secrets"
+        self._bind_allowed = tuple(bind_allowed)
+
+    async def ensure(self, namespace: str, name: str) -> Path:
+        """The directory of a named volume, made where there is none. Ids in it are those of the
+        container. Raises VolumeError."""
+        for part in (namespace, name):
+            if not _NAME.fullmatch(part):
+                raise VolumeError(f'"{part}" cannot name a volume; use letters, digits, - _ .')
+        path = self._volumes / namespace / name
+        await asyncio.to_thread(_make_directory, path)
+        return path
+
+    async def bind(self, source: str) -> Path:
+        """An existing path of the host that the configuration allows, links resolved without
+        leaving what is allowed. Raises VolumeError."""
+        return await asyncio.to_thread(self._bind, source)
+
+    def _bind(self, source: str) -> Path:
+        for allowed in self._bind_allowed:
+            try:
+                return resolve_below(Path(allowed), Path(source))
+            except ValueError:
+                continue
+            except FileNotFoundError as error:
+                raise VolumeError(
+                    f"{source} does not exist on this host", hint="create it, or use a volume"
+                ) from error
+            except OSError as error:
+                raise VolumeError(
+                    f"{source} cannot be mounted: {error.strerror}, or a link in it leads out of "
+                    f"{allowed}, which is all that allow.bind holds"
+                ) from error
+        raise VolumeError(
+            f"a bind mount of {source} is not allowed on this host",
+            hint="list it under allow.bind, or use a volume",
+        )
+
+    async def secret_files(
+        self,
+        uid: str,
+        files: Sequence[SecretFile],
+        values: Mapping[str, bytes],
+        *,
+        id_base: int,
+    ) -> dict[str, Path]:
+        """Container path of each file to its path on a fresh tmpfs, as small as its content
+        allows. `values` by `name/key`; `id_base` is
+        added to owners: the first host id of the task's range. Raises VolumeError."""
+        if not files:
+            return {}
+        if len(files) > SECRET_FILES_MAX:
+            raise VolumeError(f"{len(files)} secret files, at most {SECRET_FILES_MAX} work")
+        wanted: dict[str, _Secret] = {}
+        for number, file in enumerate(files):
+            key = f"{file.secret.name}/{file.secret.key}"
+            if key not in values:
+                raise VolumeError(
+                    f"the secret {key} was not sent to this node",
+                    hint="apply the secret; the task is tried again",
+                    retryable=True,
+                )
+            wanted[file.path] = _Secret(
+                str(number), values[key], file.mode & 0o777, id_base + file.uid, id_base + file.gid
+            )
+        size = sum(len(secret.value) for secret in wanted.values())
+        if size > SECRETS_BYTES_MAX:
+            raise VolumeError(f"secret files of {size} bytes, at most {SECRETS_BYTES_MAX} work")
+        directory = self._secrets / uid
+        await asyncio.to_thread(_write_secrets, directory, list(wanted.values()))
+        return {path: directory / secret.name for path, secret in wanted.items()}
+
+    async def release(self, uid: str) -> None:
+        """Unmounts the task's secrets; nothing where it has none."""
+        await asyncio.to_thread(_discard, self._secrets / uid)
+
+    async def sweep(self, keep: Sequence[str]) -> None:
+        """Unmounts the secrets of tasks that are not in `keep`."""
+        await asyncio.to_thread(self._sweep, frozenset(keep))
+
+    def _sweep(self, keep: frozenset[str]) -> None:
+        if self._secrets.is_dir():
+            for directory in self._secrets.iterdir():
+                if directory.name not in keep:
+                    _discard(directory)
+
+
+def _make_directory(path: Path) -> None:
+    path.parent.parent.mkdir(mode=0o700, exist_ok=True, parents=True)
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    try:
+        path.mkdir(mode=0o755)
+    except FileExistsError:
+        if not stat.S_ISDIR(path.lstat().st_mode):
+            raise VolumeError(f"{path} is not a directory") from None
+
+
+def _write_secrets(directory: Path, secrets: Sequence[_Secret]) -> None:
+    _discard(directory)
+    directory.mkdir(mode=0o700, parents=True)
+    size = sum(len(s.value) + 4096 for s in secrets)
+    options = f"mode=0711,size={max(size, SECRETS_BYTES_MIN)},nr_inodes={len(secrets) + 16}"
+    flags = mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOEXEC
+    mounts.mount(b"tmpfs", os.fsencode(directory), b"tmpfs", flags, options.encode())
+    try:
+        for secret in secrets:
+            path = directory / secret.name
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            with os.fdopen(fd, "wb") as file:
+                file.write(secret.value)
+                os.fchown(fd, secret.uid, secret.gid)
+                os.fchmod(fd, secret.mode)
+    except BaseException:
+        _discard(directory)
+        raise
+
+
+def _discard(directory: Path) -> None:
+    if not directory.is_dir():
+        return
+    while os.path.ismount(directory):
+        mounts.umount2(os.fsencode(directory), mounts.MNT_DETACH)
+    directory.rmdir()
