@@ -25,6 +25,11 @@ class Connection:
         self._out = b""
 
     @property
+    def incomplete(self) -> bool:
+        """Whether a frame has arrived only in part."""
+        return self._frames.incomplete
+
+    @property
     def unsent_bytes(self) -> int:
         return len(self._out)
 

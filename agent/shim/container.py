@@ -24,6 +24,7 @@ from agent.runtime.stdio import Stdio
 from agent.shim import protocol
 
 __all__ = [
+    "Container",
     "Failure",
     "Preloaded",
     "create",

@@ -134,6 +134,11 @@ class Frames:
     def __init__(self) -> None:
         self._pending = b""
 
+    @property
+    def incomplete(self) -> bool:
+        """Whether the beginning of a frame waits for its rest."""
+        return bool(self._pending)
+
     def feed(self, data: bytes) -> list[tuple[int, bytes]]:
         """The frames that `data` completes, as (kind, payload)."""
         pending = self._pending + data

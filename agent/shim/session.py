@@ -14,12 +14,10 @@ import struct
 import sys
 import termios
 from types import FrameType
-from typing import NoReturn
 
 from agent.shim import container, protocol
 from agent.shim.connection import Connection
 from agent.shim.protocol import Message
-from agent.shim.starter import reset_signals
 from agent.syscalls import descriptors
 
 PENDING_MAX_BYTES = 256 * 1024
@@ -27,32 +25,27 @@ _READ_BYTES = 32 * 1024
 _FINISH_TIMEOUT_S = 30.0
 
 
-def become(
+def run(
     connection: Connection,
     directory: str,
     message: Message,
     rest: list[tuple[int, bytes]],
     refusal: str,
     preloaded: container.Preloaded,
-) -> NoReturn:
-    """Turn a fresh fork of the shim into the session that `message` asks for; `rest` is what
-    the peer sent right after it. With a `refusal` it only says so."""
-    status = 1
+) -> None:
+    """Be the session that `message` asks for, in a process of its own, until it is over; `rest`
+    is what the peer sent right after it. With a `refusal` it only says so."""
+    if refusal:
+        _fail(connection, "state", refusal)
+        return
+    descriptors.close_all_except((0, 1, 2, connection.fd))
     try:
-        reset_signals()
-        descriptors.close_all_except((0, 1, 2, connection.fd))
-        if refusal:
-            _fail(connection, "state", refusal)
-        else:
-            _serve(connection, directory, message, rest, preloaded)
-        status = 0
+        _serve(connection, directory, message, rest, preloaded)
     except (container.Failure, OSError) as failure:
         _fail(connection, "container", str(failure))
-    except BaseException as error:  # noqa: BLE001  a bug: told to the peer, never returned
+    except Exception as error:  # noqa: BLE001  a bug: told to the peer as well
         sys.excepthook(*sys.exc_info())
         _fail(connection, "internal", repr(error))
-    finally:
-        os._exit(status)
 
 
 def _fail(connection: Connection, code: str, message: str) -> None:

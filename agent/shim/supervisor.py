@@ -1,11 +1,13 @@
-"""The shim: watches one container, keeps its log, records its end, obeys the agent.
+"""The shim: watches one container, keeps its log, records its end.
 
 It lives in a session of its own, outside the container's cgroup, and needs nothing of the agent,
-so it outlives it. Creating a container writes to much memory; that happens in a throwaway process
-(`starter`), and so does each exec session, which keeps a shim small.
+so it outlives it. Of the zygote's memory a process pays for what it writes to, and in Python
+every use of an object writes to it; so a shim itself does next to nothing. All else is done by
+throwaway children, which hand over descriptors or an exit status:
 
     zygote ─fork─► shim ─fork─► starter ─clone─► container's init   (the shim's child)
-                    ├─fork─► exec session
+                    ├─fork─► conversation: answers what is waiting on a control connection
+                    └─fork─► conversation that has become an exec session
 """
 
 from __future__ import annotations
@@ -15,211 +17,126 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Callable
-from types import FrameType
+from array import array
+from typing import TYPE_CHECKING
 
-from agent.shim import container, protocol, session, starter
-from agent.shim.connection import Connection, peer_is_allowed
+from agent.shim import container, conversation, protocol, starter
+from agent.shim.connection import Connection
 from agent.shim.log_writer import LogWriter
-from agent.shim.protocol import ExitRecord, Message
-from agent.syscalls import descriptors, supervision
+from agent.shim.protocol import ExitRecord
+from agent.shim.request import Request
+from agent.syscalls import supervision
+
+if TYPE_CHECKING:
+    from agent.runtime.preloaded import Preloaded
 
 CONNECTIONS_MAX = 64
 SEND_TIMEOUT_S = 2.0
+_DESCRIPTORS_MAX = 127
 _READ_BYTES = 64 * 1024
 _READS_PER_TURN = 16
 _DRAIN_MAX_BYTES = 16 << 20
 _RECORD_RETRY_S = 1.0
-_STREAMS = ("stdout", "stderr")
 
 
-def run(
-    *,
-    uid: str,
-    directory: str,
-    log_max_bytes: int,
-    log_files: int,
-    connection: socket.socket,
-    preloaded: container.Preloaded,
-) -> None:
-    """Create the container of the bundle in `directory` and stay until it has ended."""
-    _detach(connection.fileno(), directory)
-    for name in (protocol.LOG_DIRECTORY, protocol.STDIO_DIRECTORY):
-        os.makedirs(f"{directory}/{name}", mode=0o700, exist_ok=True)
-    log = LogWriter(f"{directory}/{protocol.LOG_DIRECTORY}", log_max_bytes, log_files)
-    shim = Shim(uid, directory, log, preloaded)
-    shim.serve(Connection(connection))
-
-
-def _detach(keep: int, directory: str) -> None:
-    """Leave everything of the zygote's behind but `keep`; stderr is for what must not happen."""
+def run(message: bytes, agent: int, preloaded: Preloaded) -> None:
+    """Create the container that `message`, an encoded Request, asks for, tell the agent at the
+    descriptor `agent`, and stay until the container has ended and that is on record."""
     os.setsid()
-    supervision.set_name(b"bayplan-shim")
     supervision.become_subreaper()
-    # A handler, unlike SIG_IGN, is not inherited over execve.
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
-        signal.signal(number, _noted)
-    null = os.open("/dev/null", os.O_RDWR)
-    errors = os.open(
-        f"{directory}/shim.err", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600
-    )
-    os.dup2(null, 0)
-    os.dup2(null, 1)
-    os.dup2(errors, 2)
-    descriptors.close_all_except((0, 1, 2, keep))
-    os.chdir("/")
-    os.umask(0o022)
-
-
-def _noted(number: int, frame: FrameType | None) -> None:
-    """Signals arrive through the wake-up descriptor."""
-
-
-def _fifo(path: str) -> int:
-    """Open for reading and writing: no end of file and no SIGPIPE while nobody holds the other
-    end, and a later shim could open it again. The runtime gives it to the container's user."""
-    try:
-        os.mkfifo(path, 0o600)
-    except FileExistsError:
-        os.unlink(path)
-        os.mkfifo(path, 0o600)
-    return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    supervision.set_name(b"bayplan-shim")
+    shim = Shim(message, agent, preloaded)
+    if shim.begin():
+        shim.serve()
 
 
 class Shim:
-    """State moves created → running → exited; `held` until the init is there."""
+    """`state` moves created → running → exited."""
 
-    def __init__(
-        self, uid: str, directory: str, log: LogWriter, preloaded: container.Preloaded
-    ) -> None:
-        self._uid = uid
-        self._directory = directory
-        self._log = log
+    def __init__(self, message: bytes, agent: int, preloaded: Preloaded) -> None:
+        self._message = message
         self._preloaded = preloaded
-        self._state = "creating"
+        self._state = "created"
         self._pid = 0
         self._status: int | None = None
         self._fenced = False
         self._start_failed = False
         self._record: ExitRecord | None = None
-        self._recorded = False
-        self._starter_pid = 0
-        self._run_request: tuple[Connection, object] | None = None
-        self._epoll = select.epoll()
-        self._callbacks: dict[int, Callable[[], None]] = {}
-        self._connections: dict[int, Connection] = {}
-        self._sources: dict[str, int] = {}
+        self._log: LogWriter | None = None
+        self._agent = agent
+        self._connections = {agent: conversation.stream(agent)}
+        self._greeted = {agent}
+        self._conversations: dict[int, int] = {}
 
-    # Set-up ------------------------------------------------------------------------------------
-
-    def serve(self, first: Connection) -> None:
-        """Everything from the container's creation to its recorded end."""
-        self._first = first
-        wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-        self._wake = wake_read
-        self._watch(wake_read, self._on_signal)
-        for stream in _STREAMS:
-            fd = _fifo(f"{self._directory}/{protocol.STDIO_DIRECTORY}/{stream}")
-            self._sources[stream] = fd
-            self._watch(fd, lambda stream=stream: self._on_output(stream))  # type: ignore[misc]
-        self._listen()
-        self._timer = supervision.boottime_timer()
-        self._watch(self._timer, self._on_fence)
-        self._add(first)
-        self._begin()
-        while not self._recorded:
-            timeout = _RECORD_RETRY_S if self._record is not None else -1
-            for fd, _ in self._epoll.poll(timeout):
-                # A callback may have closed the descriptor of a later event.
-                if (callback := self._callbacks.get(fd)) is not None:
-                    callback()
-            if self._record is not None:
-                self._keep_record(self._record)
-        for connection in list(self._connections.values()):
-            connection.finish(SEND_TIMEOUT_S)
-
-    def _watch(self, fd: int, callback: Callable[[], None]) -> None:
-        self._callbacks[fd] = callback
-        self._epoll.register(fd, select.EPOLLIN)
-
-    def _unwatch(self, fd: int) -> None:
-        if self._callbacks.pop(fd, None) is not None:
-            self._epoll.unregister(fd)
-
-    def _listen(self) -> None:
-        path = f"{self._directory}/{protocol.SOCKET}"
-        if os.path.lexists(path):
-            os.unlink(path)
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        # A socket's path holds 107 bytes (unix(7)); the way through /proc is always short.
-        directory = os.open(self._directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        umask = os.umask(0o177)
-        self._listener.bind(f"/proc/self/fd/{directory}/{protocol.SOCKET}")
-        os.umask(umask)
-        os.close(directory)
-        self._listener.listen(CONNECTIONS_MAX)
-        self._watch(self._listener.fileno(), self._on_connect)
-
-    def _begin(self) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        pid = os.fork()
-        if pid == 0:
-            starter.become(
-                uid=self._uid, directory=self._directory, control=theirs, preloaded=self._preloaded
-            )
+    def begin(self) -> bool:
+        """Fork the starter and take over what it made; False where it made nothing, of which
+        it has told the agent."""
+        self._wake, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        # The zygote's handler for SIGCHLD does nothing here; the signal arrives as a byte.
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        self._reports, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._orders, orders = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        if os.fork() == 0:
+            starter.become(self._message, self._agent, theirs, orders, self._preloaded)
         theirs.close()
-        self._starter_pid = pid
-        self._starter = ours
-        self._watch(ours.fileno(), self._on_starter)
+        orders.close()
+        message, ancillary, _, _ = self._reports.recvmsg(
+            64, socket.CMSG_SPACE(4 * starter.DESCRIPTORS), socket.MSG_CMSG_CLOEXEC
+        )
+        if not message:
+            return False
+        descriptors = array("i")
+        descriptors.frombytes(ancillary[0][2])
+        self._pid = int(message)
+        self._stdout, self._stderr, listener, self._timer, errors = descriptors
+        self._listener = socket.socket(fileno=listener)
+        os.dup2(errors, 2)
+        os.close(errors)
+        return True
+
+    def serve(self) -> None:
+        """Until the container has ended and its end is on disk and told."""
+        self._epoll = select.epoll()
+        listener, reports = self._listener.fileno(), self._reports.fileno()
+        own = (self._wake, self._stdout, self._stderr, listener, self._timer, reports)
+        for fd in (*own, *self._connections):
+            self._epoll.register(fd, select.EPOLLIN)
+        self._reap()
+        while self._record is None:
+            for fd, _ in self._epoll.poll():
+                if fd == self._stdout:
+                    self._on_output(fd, "stdout")
+                elif fd == self._stderr:
+                    self._on_output(fd, "stderr")
+                elif fd == self._wake:
+                    self._on_wake()
+                elif fd == listener:
+                    self._on_connect()
+                elif fd == self._timer:
+                    self._on_fence()
+                elif fd == reports:
+                    self._on_report()
+                elif fd in self._connections:  # not dropped by an earlier event of this turn
+                    self._on_request(fd)
+        self._finish(self._record)
 
     # The container -----------------------------------------------------------------------------
 
-    def _on_starter(self) -> None:
-        message = self._starter.recv(protocol.PAYLOAD_MAX_BYTES)
+    def _on_report(self) -> None:
+        """How starting went; at the end of the stream the starter has ended."""
+        message = self._reports.recv(64)
         if not message:
-            self._unwatch(self._starter.fileno())
-            self._starter.close()
-            if self._state == "creating":
-                self._give_up("starter", "the process that creates the container died")
-            elif self._state == "starting":
-                self._answer_run("starter", "the process that starts the container died")
-            return
-        event = protocol.parse(message)
-        match event["event"]:
-            case "created":
-                self._pid = event["pid"]
-                self._state = "created"
-                self._first.send(protocol.control(event))
-            case "started":
-                self._state = "running"
-                self._answer_run()
-            case "failed" if self._state == "creating":
-                self._give_up(event["code"], event["message"])
-            case "failed":
-                self._start_failed = True
-                self._answer_run(event["code"], event["message"])
-                self._kill()
-        self._reap()
-
-    def _give_up(self, code: str, message: str) -> None:
-        """Nothing was created, so there is no exit to record."""
-        self._first.send(protocol.control({"event": "failed", "code": code, "message": message}))
-        self._first.finish(SEND_TIMEOUT_S)
-        os._exit(0)
-
-    def _answer_run(self, code: str = "", message: str = "") -> None:
-        if self._run_request is None:
-            return
-        connection, identity = self._run_request
-        self._run_request = None
-        if code:
-            self._reply(connection, identity, error={"code": code, "message": message})
+            self._epoll.unregister(self._reports.fileno())
+        elif message == starter.STARTED:
+            self._state = "running"
         else:
-            self._reply(connection, identity, ok={})
+            self._start_failed = True
+            self._kill()
 
-    def _on_signal(self) -> None:
-        os.read(self._wake, 4096)
+    def _on_wake(self) -> None:
+        for byte in os.read(self._wake, 4096):
+            if byte >= conversation.SESSION_NOTE:
+                self._drop(byte - conversation.SESSION_NOTE)
         self._reap()
 
     def _reap(self) -> None:
@@ -232,49 +149,67 @@ class Shim:
                 break
             if pid == self._pid:
                 self._status = status
-        # The starter's answer comes before the end of what it started.
-        if self._status is not None and self._record is None and self._state != "creating":
+            elif (fd := self._conversations.pop(pid, None)) is not None:
+                self._on_conversation_end(fd, status)
+        if self._status is not None and self._record is None:
             self._on_exit(self._status)
 
     def _on_exit(self, status: int) -> None:
         at = time.time()
+        self._state = "exited"
+        self._drop_starter()
         self._kill()
         self._drain()
-        self._log.close()
+        if self._log is not None:
+            self._log.close()
         number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
         reason = "fenced" if self._fenced else "start_failed" if self._start_failed else ""
         self._record = ExitRecord(
             exit_code=128 + number if number else os.WEXITSTATUS(status),
             signal=number,
-            oom_killed=number == signal.SIGKILL and container.oom_killed(self._directory),
+            oom_killed=number == signal.SIGKILL and container.oom_killed(self._directory()),
             at=at,
             reason=reason,
         )
-        self._state = "exited"
-        self._answer_run("exited", "the container ended before it was started")
 
-    def _keep_record(self, record: ExitRecord) -> None:
-        """On disk first, then told. A full disk keeps the shim alive until it can write."""
+    def _drop_starter(self) -> None:
+        """A starter that still waits for its order ends with the stream."""
         try:
-            protocol.write_exit(self._directory, record)
-        except OSError as error:
-            os.write(2, f"cannot record the exit: {error}\n".encode())
-            return
-        self._recorded = True
-        event = protocol.control({"event": "exit", **record.message()})
-        for connection in self._connections.values():
-            connection.send(event)
+            if self._reports.recv(64, socket.MSG_DONTWAIT) not in (b"", starter.STARTED):
+                self._start_failed = True
+        except BlockingIOError:
+            pass
+        self._orders.close()
 
-    def _kill(self) -> Message | None:
+    def _finish(self, record: ExitRecord) -> None:
+        """On disk first, then told. A full disk keeps the shim until it can write."""
+        while True:
+            try:
+                protocol.write_exit(self._directory(), record)
+                break
+            except FileNotFoundError:  # the directory was deleted: nobody wants the record
+                break
+            except OSError as error:
+                os.write(2, f"cannot record the exit: {error}\n".encode())
+                time.sleep(_RECORD_RETRY_S)
+        event = protocol.control({"event": "exit", **record.message()})
+        self._listener.close()
+        connections = [
+            Connection(conversation.stream(fd)) for fd in self._connections if fd in self._greeted
+        ]
+        for connection in connections:
+            connection.send(event)
+        for connection in connections:
+            connection.finish(SEND_TIMEOUT_S)
+
+    def _kill(self) -> None:
         """Everything in the container's cgroup; the init also where it has no cgroup yet."""
-        if self._pid and self._status is None:
+        if self._status is None:
             os.kill(self._pid, signal.SIGKILL)
         try:
-            container.kill_all(self._directory)
+            container.kill_all(self._directory())
         except (container.Failure, OSError) as error:
             os.write(2, f"cannot kill: {error}\n".encode())
-            return {"code": "container", "message": str(error)}
-        return None
 
     def _on_fence(self) -> None:
         try:
@@ -284,121 +219,93 @@ class Shim:
         self._fenced = True
         self._kill()
 
+    def _directory(self) -> str:
+        return Request.decode(self._message).directory
+
     # Output ------------------------------------------------------------------------------------
 
-    def _on_output(self, stream: str) -> None:
+    def _on_output(self, fd: int, stream: str) -> None:
         for _ in range(_READS_PER_TURN):
-            if not self._read(stream):
+            if not self._read(fd, stream):
                 return
 
-    def _read(self, stream: str) -> int:
+    def _read(self, fd: int, stream: str) -> int:
         try:
-            data = os.read(self._sources[stream], _READ_BYTES)
+            piece = os.read(fd, _READ_BYTES)
         except BlockingIOError:
             return 0
-        self._log.write(stream, data)
-        return len(data)
+        if self._log is None:
+            self._log = Request.decode(self._message).log_writer()
+        self._log.write(stream, piece)
+        return len(piece)
 
     def _drain(self) -> None:
         """What the container wrote before it ended; bounded, should a stranger keep writing."""
-        for stream in _STREAMS:
+        for fd, stream in ((self._stdout, "stdout"), (self._stderr, "stderr")):
             left = _DRAIN_MAX_BYTES
-            while left > 0 and (count := self._read(stream)):
+            while left > 0 and (count := self._read(fd, stream)):
                 left -= count
 
     # The agent ---------------------------------------------------------------------------------
 
     def _on_connect(self) -> None:
         try:
-            sock, _ = self._listener.accept()
+            connection, _ = self._listener.accept()
         except OSError:  # the peer went away again, or no descriptor is left
             return
-        if len(self._connections) >= CONNECTIONS_MAX or not peer_is_allowed(sock):
-            sock.close()
+        fd = connection.fileno()
+        if fd > _DESCRIPTORS_MAX or len(self._connections) >= CONNECTIONS_MAX:
+            connection.close()
             return
-        self._add(Connection(sock))
+        self._connections[fd] = connection
+        self._epoll.register(fd, select.EPOLLIN)
 
-    def _add(self, connection: Connection) -> None:
-        self._connections[connection.fd] = connection
-        self._watch(connection.fd, lambda: self._on_frames(connection))
-        connection.send(
-            protocol.control({"hello": protocol.VERSION, "uid": self._uid, "shim_pid": os.getpid()})
-        )
-
-    def _remove(self, connection: Connection) -> None:
-        self._unwatch(connection.fd)
-        self._connections.pop(connection.fd, None)
-        connection.close()
-
-    def _on_frames(self, connection: Connection) -> None:
+    def _on_request(self, fd: int) -> None:
+        """Leave the connection to a conversation until that ends."""
         try:
-            frames = connection.receive()
-            for position, (kind, payload) in enumerate(frames):
-                message = protocol.parse(payload) if kind == protocol.CONTROL else {}
-                if not connection.greeted:
-                    protocol.check_hello(message)
-                    connection.greeted = True
-                elif message.get("do") == "exec":
-                    self._exec(connection, message, frames[position + 1 :])
-                    return
-                else:
-                    self._obey(connection, message)
-        except (protocol.ProtocolError, KeyError, TypeError, ValueError) as error:
-            connection.send(
-                protocol.control({"event": "failed", "code": "protocol", "message": str(error)})
+            waiting = self._connections[fd].recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        except OSError:
+            waiting = b""
+        if not waiting:
+            self._drop(fd)
+            return
+        greeted = fd in self._greeted
+        self._greeted.add(fd)
+        pid = os.fork()
+        if pid == 0:
+            conversation.become(
+                conversation.View(
+                    directory=self._directory(),
+                    uid=Request.decode(self._message).uid,
+                    shim_pid=os.getppid(),
+                    state=self._state,
+                    pid=self._pid,
+                    timer=self._timer,
+                    orders=self._orders.fileno(),
+                    notes=self._wake_write,
+                ),
+                fd,
+                greeted=greeted,
+                preloaded=self._preloaded,
             )
-            connection.closed = True
-        # Answers are short: a peer that has let them pile up is not reading any more.
-        if connection.closed or connection.unsent_bytes:
-            self._remove(connection)
+        self._conversations[pid] = fd
+        self._epoll.unregister(fd)
 
-    def _obey(self, connection: Connection, message: Message) -> None:
-        identity = message.get("id")
-        error: Message | None = None
-        ok: Message = {}
-        match message.get("do"):
-            case "state":
-                ok = {"state": self._state, "pid": self._pid}
-            case "run" if self._state == "created":
-                self._state = "starting"
-                self._run_request = (connection, identity)
-                self._starter.send(b"run")
-                return
-            case "run":
-                error = {"code": "state", "message": f"the container is {self._state}"}
-            case "signal":
-                error = self._signal(int(message["signal"]))
-            case "kill":
-                error = self._kill()
-            case "fence":
-                supervision.arm(self._timer, int(message.get("at_ns") or 0))
-            case other:
-                error = {"code": "unknown", "message": f"this shim does not know {other!r}"}
-        self._reply(connection, identity, ok=ok, error=error)
+    def _on_conversation_end(self, fd: int, status: int) -> None:
+        if fd not in self._connections:  # a session took it along
+            return
+        if status:
+            self._drop(fd, registered=False)
+        else:
+            self._epoll.register(fd, select.EPOLLIN)
 
-    def _signal(self, number: int) -> Message | None:
-        if not self._pid or self._status is not None:
-            return {"code": "state", "message": f"the container is {self._state}"}
-        # Safe by pid: the init is this process's child and not waited for yet.
-        os.kill(self._pid, number)
-        return None
-
-    def _reply(
-        self,
-        connection: Connection,
-        identity: object,
-        *,
-        ok: Message | None = None,
-        error: Message | None = None,
-    ) -> None:
-        answer = {"id": identity, "error": error} if error else {"id": identity, "ok": ok}
-        connection.send(protocol.control(answer))
-
-    def _exec(
-        self, connection: Connection, message: Message, rest: list[tuple[int, bytes]]
-    ) -> None:
-        """Hand the connection to a process of its own."""
-        refusal = "" if self._state == "running" else f"the container is {self._state}"
-        if os.fork() == 0:
-            session.become(connection, self._directory, message, rest, refusal, self._preloaded)
-        self._remove(connection)
+    def _drop(self, fd: int, *, registered: bool = True) -> None:
+        connection = self._connections.pop(fd, None)
+        if connection is None:
+            return
+        if registered and fd not in self._conversations.values():
+            self._epoll.unregister(fd)
+        self._greeted.discard(fd)
+        connection.close()

@@ -18,37 +18,15 @@ import os
 import signal
 import socket
 import sys
-from dataclasses import dataclass
+from types import FrameType
 
+from agent.runtime.preloaded import Preloaded
 from agent.shim import container, protocol, supervisor
 from agent.syscalls import descriptors as fds
 from agent.syscalls import supervision
 
 REQUEST_MAX_BYTES = 64 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One shim to fork. `directory` is the task's directory and the OCI bundle."""
-
-    uid: str
-    directory: str
-    log_max_bytes: int
-    log_files: int
-
-    def encode(self) -> bytes:
-        return json.dumps(
-            {
-                "uid": self.uid,
-                "directory": self.directory,
-                "log_max_bytes": self.log_max_bytes,
-                "log_files": self.log_files,
-            }
-        ).encode()
-
-    @staticmethod
-    def decode(data: bytes) -> Request:
-        return Request(**protocol.parse(data))
+_zygote_pid = os.getpid()
 
 
 def main(descriptor: int) -> None:
@@ -58,8 +36,10 @@ def main(descriptor: int) -> None:
     fds.close_all_except((0, 1, 2, descriptor))
     supervision.set_name(b"bayplan-zygote")
     supervision.set_dumpable(False)
-    # Shims are not waited for: they are adopted by init as soon as the zygote is replaced.
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    # Shims inherit this; a stray signal must not end a container. execve(2) resets it.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, _on_child)
     preloaded = container.preload()
     sock = socket.socket(fileno=descriptor)
     gc.collect()
@@ -71,31 +51,35 @@ def main(descriptor: int) -> None:
         if not message:
             return
         if len(descriptors) == 1:
-            _fork(Request.decode(message), descriptors[0], preloaded)
+            _fork(message, descriptors[0], descriptor, preloaded)
 
 
-def _fork(request: Request, descriptor: int, preloaded: container.Preloaded) -> None:
-    connection = socket.socket(fileno=descriptor)
+def _on_child(number: int, frame: FrameType | None) -> None:
+    """Reap shims that have ended. In a shim, which inherits the handler, do nothing."""
+    if os.getpid() != _zygote_pid:
+        return
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            continue
+    except ChildProcessError:
+        return
+
+
+def _fork(message: bytes, agent: int, own: int, preloaded: Preloaded) -> None:
     try:
         pid = os.fork()
     except OSError as error:
         failure = {"event": "failed", "code": "fork", "message": f"cannot fork: {error.strerror}"}
-        connection.send(protocol.control(failure))
-        connection.close()
+        os.write(agent, protocol.control(failure))
+        os.close(agent)
         return
     if pid:
-        connection.close()
+        os.close(agent)
         return
     status = 1
     try:
-        supervisor.run(
-            uid=request.uid,
-            directory=request.directory,
-            log_max_bytes=request.log_max_bytes,
-            log_files=request.log_files,
-            connection=connection,
-            preloaded=preloaded,
-        )
+        os.close(own)
+        supervisor.run(message, agent, preloaded)
         status = 0
     except BaseException:  # noqa: BLE001  a fork must not return into the zygote's loop
         sys.excepthook(*sys.exc_info())

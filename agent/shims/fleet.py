@@ -12,7 +12,7 @@ from pathlib import Path
 
 from agent.shim import container, protocol
 from agent.shim.protocol import ExitRecord, Message
-from agent.shim.zygote import Request
+from agent.shim.request import Request
 from agent.shims.channel import Channel, connect, greet, read_frame
 from agent.shims.errors import ShimError
 from agent.shims.session import ExecSession
