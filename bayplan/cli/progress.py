@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 RECONNECT_S = 0.5
 PLAIN_EVERY_S = 1.0
-REDRAW_S = 0.2
 LINE_MAX = 160
 
 _ACTIVE = ("running", "rolling_back")
@@ -150,8 +149,19 @@ class Board:
         if self.live:
             self._redraw()
             return
+        self._print(name, final=final)
+
+    def tick(self) -> None:
+        """Keeps the time shown on a terminal going; elsewhere prints what was held back."""
+        if self.live:
+            self._redraw()
+            return
+        for name in self.lines:
+            self._print(name)
+
+    def _print(self, name: str, *, final: bool = False) -> None:
         before, at = self.printed.get(name, ("", 0.0))
-        now = time.monotonic()
+        now, line = time.monotonic(), self.lines[name]
         if line != before and (final or now - at >= PLAIN_EVERY_S):
             self.printed[name] = (line, now)
             print(f"{name}: {line}", file=self.stream, flush=True)
@@ -177,6 +187,7 @@ async def wait_for(
         return
     stream = stream or sys.stdout
     board = Board([a.service for a in awaited], stream, live=stream.isatty())
+    ticker = asyncio.create_task(_tick(board))
     try:
         async with asyncio.timeout(timeout_s):
             found = await asyncio.gather(*(_follow(client, a, board) for a in awaited))
@@ -186,6 +197,11 @@ async def wait_for(
             f"not there after {timeout_s:g}s: {'; '.join(open_lines)}",
             hint=f"it goes on by itself; look with bay describe {awaited[0].service}",
         ) from None
+    except asyncio.CancelledError:
+        print("bay: not waited for any longer; it goes on by itself", file=sys.stderr, flush=True)
+        raise
+    finally:
+        ticker.cancel()
     failures = [f for f in found if f is not None]
     if len(failures) == 1:
         raise failures[0]
@@ -199,29 +215,23 @@ async def wait_for(
 async def _follow(client: Client, awaited: Awaited, board: Board) -> BayplanError | None:
     """Watch one service to its end; a broken connection is taken up again, within the caller's
     deadline."""
-    ticker = asyncio.create_task(_tick(board)) if board.live else None
-    try:
-        while True:
-            try:
-                views = client.watch_service(
-                    awaited.namespace, awaited.service, min_revision=awaited.revision
-                )
-                async for view in views:
-                    verdict = judge(view, awaited)
-                    over = verdict.done or verdict.failure is not None
-                    board.put(awaited.service, verdict.line, final=over)
-                    if over:
-                        return verdict.failure
-            except Unavailable as error:
-                board.put(awaited.service, f"the controller is not to be reached: {error.message}")
-            await asyncio.sleep(RECONNECT_S)
-    finally:
-        if ticker is not None:
-            ticker.cancel()
+    while True:
+        try:
+            views = client.watch_service(
+                awaited.namespace, awaited.service, min_revision=awaited.revision
+            )
+            async for view in views:
+                verdict = judge(view, awaited)
+                over = verdict.done or verdict.failure is not None
+                board.put(awaited.service, verdict.line, final=over)
+                if over:
+                    return verdict.failure
+        except Unavailable as error:
+            board.put(awaited.service, f"the controller is not to be reached: {error.message}")
+        await asyncio.sleep(RECONNECT_S)
 
 
 async def _tick(board: Board) -> None:
-    """Keeps the time shown on a terminal going."""
     while True:
-        await asyncio.sleep(REDRAW_S * 5)
-        board._redraw()
+        await asyncio.sleep(PLAIN_EVERY_S)
+        board.tick()

@@ -178,10 +178,8 @@ def _lacks(rule: Rule) -> str:
 def _way(rule: Rule, caller: Caller) -> str:
     match rule.need:
         case Need.EXEC:
-            return f"an administrator can grant it: `bay identity set {caller.name} --exec`"
+            return f"an administrator can grant it: `bay user add {caller.name} --exec`"
         case Need.NODE:
             return "join the host with `bayplan-agent` and a token from `bay node token`"
         case _:
-            return (
-                f"an administrator can give it: `bay identity set {caller.name} --role {rule.need}`"
-            )
+            return f"an administrator can give it: `bay user add {caller.name} --role {rule.need}`"

@@ -42,7 +42,7 @@ def set_identity(desk: Desk, name: str, role: Role, grant_exec: bool) -> Outcome
             Put(Kind.IDENTITY, key, made, 0),
             event(desk, "identity", "", name, "Created", f"{role} by {desk.caller}"),
         )
-        effect = f"`bay identity token {name}` makes the token to log in with"
+        effect = f"`bay user token {name}` makes the token to log in with"
         lines = [f"role: {role}", *(["exec: true"] if grant_exec else [])]
         return Outcome(changes, (said("Identity", key, "create", summary=lines, effect=effect),))
     old = stored.value
@@ -69,7 +69,7 @@ def remove_identity(desk: Desk, name: str) -> Outcome:
     key: Key = ("", name)
     stored = desk.tables.identities.get(key)
     if stored is None:
-        raise NotFound(f"there is no identity {name}", hint="`bay identity ls` lists them")
+        raise NotFound(f"there is no identity {name}", hint="`bay user ls` lists them")
     if stored.value.role is Role.ADMIN and _last_admin(desk.tables, name):
         raise Conflict(f"{name} is the last administrator", hint="make another one first")
     tokens: list[Change] = [
@@ -99,7 +99,7 @@ def create_token(
     if purpose is TokenPurpose.OPERATOR and ("", subject) not in desk.tables.identities:
         raise NotFound(
             f"there is no identity {subject or '(none given)'} to log in as",
-            hint=f"make it first: `bay identity set {subject or 'NAME'} --role viewer`",
+            hint=f"make it first: `bay user add {subject or 'NAME'} --role viewer`",
         )
     if purpose is TokenPurpose.NODE and subject:
         check_name(subject)
@@ -131,7 +131,7 @@ def check_token(
 ) -> tuple[JoinToken, int]:
     """The valid token's record and its revision. Raises PermissionDenied, which tells apart only
     what somebody who holds the secret may know."""
-    hint = "ask an administrator for a new one: `bay node token`, `bay identity token`"
+    hint = "ask an administrator for a new one: `bay node token`, `bay user token`"
     try:
         token = pki.parse_token(text)
     except pki.PkiError as error:

@@ -62,7 +62,7 @@ def command(
         user=user,
         working_dir=workdir,
         tty=terminal,
-        stdin=stdin,
+        stdin=stdin and sys.stdin is not None,
         rows=size.lines if terminal else 0,
         columns=size.columns if terminal else 0,
     )
@@ -119,31 +119,37 @@ async def _inputs(start: Any, queue: asyncio.Queue[Any]) -> AsyncIterator[Any]:
 
 
 async def _read_stdin(queue: asyncio.Queue[Any]) -> None:
-    """stdin to inputs. The descriptor may be a file, which an event loop cannot watch: then it is
-    read in a thread."""
+    """stdin to inputs, until it ends."""
     from bayplan.wire._pb.bayplan.v1 import dispatcher_pb2 as pb
 
-    loop = asyncio.get_running_loop()
     fd = sys.stdin.fileno()
-    readable = asyncio.Event()
+    while True:
+        await _readable(fd)
+        data = os.read(fd, READ_BYTES_MAX)
+        if not data:
+            await queue.put(pb.ExecInput(stdin_closed=True))
+            return
+        await queue.put(pb.ExecInput(stdin=data))
+
+
+async def _readable(fd: int) -> None:
+    """Until there is something to read. The descriptor is watched only meanwhile, so that input
+    nobody takes yet does not keep the loop busy."""
+    loop = asyncio.get_running_loop()
+    ready = loop.create_future()
+
+    def seen() -> None:
+        if not ready.done():
+            ready.set_result(None)
+
     try:
-        loop.add_reader(fd, readable.set)
-        watched = True
-    except PermissionError:  # epoll(7): EPERM for regular files, which never block
-        watched = False
+        loop.add_reader(fd, seen)
+    except PermissionError:  # epoll(7): EPERM for regular files, which never make one wait
+        return
     try:
-        while True:
-            if watched:
-                await readable.wait()
-                readable.clear()
-            data = os.read(fd, READ_BYTES_MAX)
-            if not data:
-                await queue.put(pb.ExecInput(stdin_closed=True))
-                return
-            await queue.put(pb.ExecInput(stdin=data))
+        await ready
     finally:
-        if watched:
-            loop.remove_reader(fd)
+        loop.remove_reader(fd)
 
 
 async def _outputs(outputs: AsyncIterator[Any]) -> int:

@@ -76,8 +76,10 @@ class Printer:
         self.prefixed = prefixed
         self.timestamps = timestamps
         self.open: tuple[str, str] | None = None
+        self.shown = 0
 
     def put(self, line: Any) -> None:
+        self.shown += 1
         if line.notice:
             self._end_open_line()
             print(f"bay: {line.task}: {line.notice}", file=sys.stderr, flush=True)
@@ -124,6 +126,8 @@ async def _logs(client: Client, settings: Settings, request: Any, printer: Print
                 if line.at:
                     newest[line.task] = max(line.at, newest.get(line.task, 0.0))
                 printer.put(line)
+            if not printer.shown:
+                print("bay: nothing was written", file=sys.stderr)
             return
         except Unavailable as error:
             now = time.monotonic()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -39,16 +39,25 @@ def ls(settings: Settings) -> None:
 @command.add_command
 @verb("add")
 @click.argument("name")
-@click.option("--role", type=click.Choice(["admin", "operator", "viewer"]), default="viewer")
-@click.option("--exec", "may_exec", is_flag=True, help="may run commands in tasks")
-def add(settings: Settings, name: str, role: str, may_exec: bool) -> None:
-    """Add a user, or change role and grants. `bay user token NAME` lets them log in."""
-    from bayplan.wire._pb.bayplan.v1 import control_pb2, types_pb2
+@click.option("--role", type=click.Choice(["admin", "operator", "viewer"]), help="new: viewer")
+@click.option("--exec/--no-exec", "may_exec", default=None, help="may run commands in tasks")
+def add(settings: Settings, name: str, role: str | None, may_exec: bool | None) -> None:
+    """Add a user, or change role and grants; what is not said stays as it is. `bay user token
+    NAME` lets them log in."""
 
-    request = control_pb2.SetIdentityRequest(
-        name=name, role=types_pb2.Role.Value(f"ROLE_{role.upper()}"), exec=may_exec
-    )
-    change(settings, lambda client: client.set_identity(request))
+    async def set_(client: Client) -> Any:
+        from bayplan.wire._pb.bayplan.v1 import control_pb2, types_pb2
+
+        before = [i for i in await client.list_identities() if i.name == name]
+        held = before[0] if before else types_pb2.Identity(role=types_pb2.ROLE_VIEWER)
+        request = control_pb2.SetIdentityRequest(
+            name=name,
+            role=types_pb2.Role.Value(f"ROLE_{role.upper()}") if role else held.role,
+            exec=held.exec if may_exec is None else may_exec,
+        )
+        return await client.set_identity(request)
+
+    change(settings, set_)
 
 
 @command.add_command

@@ -92,10 +92,20 @@ class Fake(ControlServicer):
         start = next(requests).start
         self.asked["Exec"] = start
         typed = b""
+        if self.asked["Exec"].tty:
+            yield dispatcher.ExecOutput(stdout=b"ready")
         for request in requests:
-            if request.WhichOneof("input") != "stdin":
-                break
-            typed += request.stdin
+            match request.WhichOneof("input"):
+                case "stdin":
+                    typed += request.stdin
+                    if typed.endswith(b"\x04"):
+                        yield dispatcher.ExecOutput(stdout=typed + b"end")
+                        break
+                case "resize":
+                    size = f"{request.resize.rows}x{request.resize.columns}"
+                    yield dispatcher.ExecOutput(stdout=size.encode())
+                case _:
+                    break
         yield dispatcher.ExecOutput(stdout=b"out:" + typed)
         yield dispatcher.ExecOutput(stderr=b"err")
         yield dispatcher.ExecOutput(exit_code=42)

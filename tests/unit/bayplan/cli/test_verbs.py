@@ -5,8 +5,12 @@ from __future__ import annotations
 import io
 import json
 import os
+import select
+import signal
 import subprocess
 import sys
+import termios
+import time
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +176,48 @@ def test_exec_without_a_terminal_says_so(cluster: Fake) -> None:
         2,
         "bay: -t needs a terminal and there is none; leave out -t\n",
     )
+
+
+def test_exec_with_a_terminal_passes_keys_and_sizes_and_restores_it(cluster: Fake) -> None:
+    """Raw while it runs, resized with the window, as before afterwards."""
+    master, slave = os.openpty()
+    before = termios.tcgetattr(slave)
+    termios.tcsetwinsize(slave, (24, 80))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bayplan.cli", "exec", "-it", "web.1.1", "sh"],
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        start_new_session=True,
+    )
+    try:
+        seen = _until(master, b"ready")
+        termios.tcsetwinsize(slave, (30, 100))
+        process.send_signal(signal.SIGWINCH)
+        _until(master, b"30x100")
+        os.write(master, b"\x03ab\x04")  # Ctrl-C and Ctrl-D are bytes for the command
+        seen = _until(master, b"end")
+        assert process.wait(10) == 42
+        assert b"\x03ab" in seen
+        start = cluster.asked["Exec"]
+        assert (start.tty, start.rows, start.columns) == (True, 24, 80)
+        assert termios.tcgetattr(slave) == before
+    finally:
+        process.kill()
+        process.wait(10)
+        os.close(master)
+        os.close(slave)
+
+
+def _until(fd: int, text: bytes) -> bytes:
+    """Read a terminal until `text` comes. Raises TimeoutError."""
+    deadline, seen = time.monotonic() + 10, b""
+    while text not in seen:
+        ready, _, _ = select.select([fd], [], [], max(0.0, deadline - time.monotonic()))
+        if not ready:
+            raise TimeoutError(f"{text!r} did not come, but {seen!r}")
+        seen += os.read(fd, 4096)
+    return seen
 
 
 def test_secret_values_come_from_stdin_or_files(

@@ -61,7 +61,7 @@ def test_exec_is_granted_apart() -> None:
     with pytest.raises(PermissionDenied) as refused:
         authorize(method, an_operator(Role.OPERATOR))
     assert "ada (operator) cannot call Exec: it needs the grant exec" in refused.value.message
-    assert "bay identity set ada --exec" in refused.value.hint
+    assert "bay user add ada --exec" in refused.value.hint
 
 
 def test_nodes_only_dispatch() -> None:
