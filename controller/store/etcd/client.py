@@ -49,7 +49,8 @@ class EtcdConfig:
     """Where etcd is and who we are there.
 
     Endpoints are `https://host:port`, `http://host:port` or `unix:/path`. The client's
-    certificate files are read again for each new channel.
+    certificate files are read again for each new channel. `sole`: nobody but this process can
+    speak to this etcd (a managed one), so that a leader found at the start is a dead one's trace.
     """
 
     endpoints: tuple[str, ...]
@@ -59,6 +60,7 @@ class EtcdConfig:
     user: str = ""
     password: str = field(default="", repr=False)
     call_timeout_s: float = CALL_TIMEOUT_S
+    sole: bool = False
 
     def __post_init__(self) -> None:
         if not self.endpoints:
@@ -253,6 +255,16 @@ class EtcdClient:
             return answer
 
         return await self.once(call)
+
+    async def delete(self, key: bytes) -> None:
+        """Delete a key; one that is not there is no error."""
+        operation = rpc_pb2.RequestOp(request_delete_range=rpc_pb2.DeleteRangeRequest(key=key))
+
+        async def call(c: Connection, metadata: Metadata, t: float) -> None:
+            request = rpc_pb2.TxnRequest(success=[operation])
+            await c.kv.Txn(request, timeout=t, metadata=metadata)
+
+        await self.repeat(call)
 
     async def compact(self, revision: int) -> None:
         async def call(c: Connection, metadata: Metadata, t: float) -> None:

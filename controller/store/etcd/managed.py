@@ -95,7 +95,7 @@ class ManagedEtcd:
         path = str(self._directory / CLIENT_SOCKET)
         if len(path) > SOCKET_PATH_MAX:
             path = f"/proc/{os.getpid()}/fd/{self._directory_fd}/{CLIENT_SOCKET}"
-        return EtcdConfig(endpoints=(f"unix:{path}",))
+        return EtcdConfig(endpoints=(f"unix:{path}",), sole=True)
 
     @property
     def pid(self) -> int:

@@ -41,6 +41,9 @@ STALE_TIMEOUT_S = 1.0
 IN_FLIGHT_MAX = 8
 """Transactions of one commit_each under way at a time: etcd syncs the disk once for several."""
 
+BREATH_GROUPS = 200
+"""Groups encoded before the loop's other work gets a turn."""
+
 COMPACT_KEEP_S = 600.0
 
 log = structlog.get_logger()
@@ -86,6 +89,8 @@ class EtcdStore:
         )
         complete.cancel()
         if complete in done:
+            if self._client.config.sole:
+                await self._evict()
             return
         reason = self._client.failure or self._feed.reason
         if self._feeding in done:
@@ -95,6 +100,14 @@ class EtcdStore:
             f"the state could not be read from etcd within {timeout_s:g} s: {reason}",
             hint="check --etcd and that etcd runs",
         )
+
+    async def _evict(self) -> None:
+        """Whoever led before this process was its predecessor, and is dead."""
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                await self._client.delete(keys.LEADER_KEY.encode())
+        except (TimeoutError, grpc.aio.AioRpcError) as error:
+            raise StoreUnavailable(f"cannot end the term of who led before: {error}") from None
 
     async def close(self) -> None:
         if self._feeding:
@@ -139,6 +152,8 @@ class EtcdStore:
         ready: list[int] = []
         operations: dict[int, _Operations] = {}
         for i, group in enumerate(groups):
+            if i % BREATH_GROUPS == BREATH_GROUPS - 1:
+                await asyncio.sleep(0)
             try:
                 operations[i] = self._operations(group)
                 ready.append(i)

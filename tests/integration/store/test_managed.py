@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from controller.store.base import Deposed
 from controller.store.etcd import EtcdStore, ManagedEtcd
 from controller.store.etcd.managed import ManagedEtcdFailed
 from tests.integration.store.test_store import a_node
@@ -201,3 +202,21 @@ async def test_no_etcd_installed(tmp_path: Path) -> None:
     """The sentence says what to install or to use instead."""
     with pytest.raises(ManagedEtcdFailed, match="etcd-server"):
         await ManagedEtcd(tmp_path, binary="no-such-etcd").start()
+
+
+async def test_a_killed_leader_blocks_nobody(tmp_path: Path) -> None:
+    """Nobody else can speak to a managed etcd: the next controller leads without waiting for
+    its killed predecessor's lease."""
+    etcd = ManagedEtcd(tmp_path)
+    await etcd.start()
+    killed, store = EtcdStore(etcd.config), EtcdStore(etcd.config)
+    await killed.start()
+    first = await killed.take_lead("killed", 60)
+    assert first
+    await store.start()
+    assert await store.take_lead("next", 60)
+    with pytest.raises(Deposed):
+        await killed.commit((a_node("a"),), first.guard)
+    await killed.close()
+    await store.close()
+    await etcd.stop()
