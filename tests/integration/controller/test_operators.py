@@ -16,8 +16,9 @@ from tests.integration.controller.running import Running, a_service, a_user, app
 
 async def test_version_names_the_caller_and_the_leader(running: Running) -> None:
     """The first thing a client asks."""
-    async with running.client() as client:
-        answer = await client.get_version()
+    async with running.client() as client, asyncio.timeout(10):
+        while not (answer := await client.get_version()).leader_address:
+            await asyncio.sleep(0.05)
     assert answer.caller.name == "admin"
     assert answer.leader_address == running.addresses["control"]
     assert answer.etcd_version.startswith("3.")
