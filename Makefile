@@ -67,7 +67,7 @@ soak: $(VENV)/dev.stamp ## what takes longer: thousands of start/stop cycles and
 
 .PHONY: bench
 bench: $(VENV)/dev.stamp ## measure everything docs/benchmarks.md reports (about 15 minutes)
-	@for script in scheduler runtime density apply failover; do $(BIN)/python -m bench.$$script || exit 1; done
+	@for script in scheduler store runtime density apply failover; do $(BIN)/python -m bench.$$script || exit 1; done
 
 # --- generated code -------------------------------------------------------------------------
 PB ?= .

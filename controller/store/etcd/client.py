@@ -24,6 +24,8 @@ from controller.store.base import StoreUnavailable
 CALL_TIMEOUT_S = 5.0
 RETRY_DELAY_S = 0.1
 BACKOFF_MAX_S = 5.0
+FILES_INTERVAL_S = 10.0
+"""How often the TLS files are looked at for a renewal."""
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", -1),  # a watch answer may hold anything
@@ -48,9 +50,10 @@ T = TypeVar("T")
 class EtcdConfig:
     """Where etcd is and who we are there.
 
-    Endpoints are `https://host:port`, `http://host:port` or `unix:/path`. The client's
-    certificate files are read again for each new channel. `sole`: nobody but this process can
-    speak to this etcd (a managed one), so that a leader found at the start is a dead one's trace.
+    Endpoints are `https://host:port`, `http://host:port` or `unix:/path`. The TLS files are
+    followed: a renewed certificate is used without a restart. `sole`: nobody but this process
+    can speak to this etcd (a managed one), so that a leader found at the start is the trace of
+    a dead one.
     """
 
     endpoints: tuple[str, ...]
@@ -154,18 +157,23 @@ class EtcdClient:
     def __init__(self, config: EtcdConfig) -> None:
         self.config = config
         self._connections: dict[str, Connection] = {}
+        self._retired: list[Connection] = []
+        self._files = self._fingerprint()
+        self._files_checked = time.monotonic()
         self._at = 0
         self._token = ""
         self._log_in_lock = asyncio.Lock()
         self.failure = ""
 
     async def close(self) -> None:
-        for connection in self._connections.values():
+        for connection in [*self._connections.values(), *self._retired]:
             await connection.channel.close(grace=0)
         self._connections.clear()
+        self._retired.clear()
 
     def connection(self) -> Connection:
         """To the endpoint in use."""
+        self._follow_renewal()
         endpoint = self.config.endpoints[self._at]
         if endpoint not in self._connections:
             try:
@@ -175,6 +183,29 @@ class EtcdClient:
                     f"cannot read etcd's TLS files: {error}", hint="check --etcd-ca, -cert and -key"
                 ) from None
         return self._connections[endpoint]
+
+    def _follow_renewal(self) -> None:
+        """A renewed client certificate is used from the next call on. Channels made with the old
+        one stay open for what runs over them; they are few."""
+        now = time.monotonic()
+        if now - self._files_checked < FILES_INTERVAL_S:
+            return
+        self._files_checked = now
+        if (files := self._fingerprint()) != self._files:
+            self._files = files
+            self._retired.extend(self._connections.values())
+            self._connections.clear()
+
+    def _fingerprint(self) -> tuple[tuple[int, int], ...]:
+        """(modification time, inode) of the TLS files; (0, 0) for one that is not there now."""
+        found = []
+        for path in (self.config.ca_file, self.config.certificate_file, self.config.key_file):
+            try:
+                stat = path.stat() if path else None
+            except OSError:
+                stat = None
+            found.append((stat.st_mtime_ns, stat.st_ino) if stat else (0, 0))
+        return tuple(found)
 
     def give_up_on(self, connection: Connection) -> None:
         """Use the next endpoint from now on, unless that was decided already."""

@@ -128,8 +128,8 @@ class Feed:
             metadata = await self._client.metadata(connection)
             stream = connection.watch.Watch(metadata=metadata)
             try:
-                await stream.write(self._create_request())
                 async with asyncio.timeout(CREATE_TIMEOUT_S):
+                    await stream.write(self._create_request())
                     answer: Any = await stream.read()
                 events: list[kv_pb2.Event] = []
                 while answer is not grpc.aio.EOF:

@@ -93,9 +93,10 @@ class EtcdStore:
                 await self._evict()
             return
         reason = self._client.failure or self._feed.reason
-        if self._feeding in done:
-            self._feeding.result()
+        feeding = self._feeding
         await self.close()
+        if feeding in done:
+            feeding.result()
         raise StoreUnavailable(
             f"the state could not be read from etcd within {timeout_s:g} s: {reason}",
             hint="check --etcd and that etcd runs",

@@ -36,6 +36,7 @@ class Cluster:
     directory: Path
     url: str
     process: subprocess.Popen[bytes]
+    ca_key: bytes
 
     @property
     def config(self) -> EtcdConfig:
@@ -61,7 +62,8 @@ class Cluster:
         )
 
 
-def write_certificates(directory: Path) -> None:
+def write_certificates(directory: Path) -> bytes:
+    """The CA's, a server's and a client's; returns the CA's key."""
     ca = pki.make_ca("t")
     (directory / "ca.pem").write_text(ca.certificate_pem)
     server = pki.make_credentials(ca, Holder.CONTROLLER, "etcd", names=["127.0.0.1", "localhost"])
@@ -70,11 +72,12 @@ def write_certificates(directory: Path) -> None:
     for name, made in (("server", server), ("client", client)):
         pki.write_private(directory / f"{name}.pem", made.certificate_pem)
         pki.write_private(directory / f"{name}.key", made.key_pem)
+    return ca.key_pem
 
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    write_certificates(tmp_path)
+    ca_key = write_certificates(tmp_path)
     url, peer = f"https://127.0.0.1:{a_port()}", f"http://127.0.0.1:{a_port()}"
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(
@@ -96,7 +99,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
             stdout=log,
             stderr=log,
         )
-    made = Cluster(tmp_path, url, process)
+    made = Cluster(tmp_path, url, process, ca_key)
     deadline = time.monotonic() + 15
     while made.ctl("endpoint", "health", user="").returncode:
         assert time.monotonic() < deadline, (tmp_path / "log").read_text()[-2000:]
@@ -142,6 +145,24 @@ async def test_a_change_of_users_is_survived(cluster: Cluster, store: EtcdStore)
     assert cluster.ctl("user", "add", "other:o").returncode == 0
     await store.commit((a_node("b"),), None)
     assert ("", "b") in store.tables.nodes
+
+
+async def test_a_renewed_certificate_is_used(
+    cluster: Cluster, store: EtcdStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """New files lead to a new channel, and the watch on the old one goes on."""
+    monkeypatch.setattr("controller.store.etcd.client.FILES_INTERVAL_S", 0.0)
+    await store.commit((a_node("a"),), None)
+    before = store._client.connection()
+    assert before is store._client.connection()
+    ca = pki.Authority((cluster.directory / "ca.pem").read_text(), cluster.ca_key)
+    renewed = pki.make_credentials(ca, Holder.CONTROLLER, "c1")
+    pki.write_private(cluster.directory / "client.pem", renewed.certificate_pem)
+    pki.write_private(cluster.directory / "client.key", renewed.key_pem)
+    await store.commit((a_node("b"),), None)
+    assert before is not store._client.connection()
+    assert {("", "a"), ("", "b")} == set(store.tables.nodes)
+    assert not store.behind_reason
 
 
 async def test_a_dead_endpoint_is_passed_over(cluster: Cluster) -> None:
