@@ -44,6 +44,11 @@ class Paths:
         return self.state / "admin"
 
     @property
+    def config(self) -> Path:
+        """The agent's own settings: the machine's /etc/bayplan is not the lab's."""
+        return self.top / "agent.yaml"
+
+    @property
     def token(self) -> Path:
         return self.top / "token"
 
@@ -61,6 +66,7 @@ def controller_command(name: str, address: str, paths: Paths) -> list[str]:
 
 def join_command(name: str, controller: str, paths: Paths) -> list[str]:
     flags = {
+        "--config": str(paths.config),
         "--state-dir": str(paths.state),
         "--controller": f"{controller}:{JOIN_PORT}",
         "--name": name,
@@ -71,9 +77,11 @@ def join_command(name: str, controller: str, paths: Paths) -> list[str]:
 
 def agent_command(lab: str, name: str, controller: str, address: str, paths: Paths) -> list[str]:
     flags = {
+        "--config": str(paths.config),
         "--state-dir": str(paths.state),
         "--controller": f"{controller}:{LISTEN_PORT}",
         "--name": name,
+        "--address": address,
         "--cgroup-root": f"/{cgroups.root(lab, name)}",
         "--metrics-listen": f"{address}:{METRICS_PORT}",
     }
@@ -116,6 +124,14 @@ async def tokens(address: str, controller: Paths, nodes: Collection[str]) -> dic
             )
             made[name] = (await client.create_token(request)).token
     return made
+
+
+def write_config(path: Path) -> None:
+    """An agent's settings file to be filled in, where there is none."""
+    if not path.exists():
+        path.write_text(
+            "# Settings of this host's agent, read when it starts, e.g. what it allows.\n"
+        )
 
 
 def write_token(path: Path, token: str) -> None:

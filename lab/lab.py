@@ -88,6 +88,7 @@ class Lab:
             tokens = asyncio.run(cluster.tokens(controller.address, paths, nodes))
             for host, token in tokens.items():
                 cluster.write_token(nodes[host].token, token)
+                cluster.write_config(nodes[host].config)
             with ThreadPoolExecutor(JOINS_AT_ONCE) as pool:
                 list(pool.map(lambda host: self._join(now, host), nodes))
             for host in nodes:
