@@ -1,4 +1,8 @@
-"""The bridge and the veth pairs, over one long-lived netlink socket."""
+"""The bridge and the veth pairs, over one long-lived netlink socket.
+
+Blocking, for a thread of its own: uvloop opens no netlink sockets, so pyroute2 brings its own
+event loop, which belongs to the thread that made it.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
-from pyroute2 import AsyncIPRoute
+from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from agent.network import addresses
@@ -31,47 +35,49 @@ class Veth:
 
 
 class Links:
+    """To be made, used and closed in one thread."""
+
     def __init__(self, bridge: str) -> None:
         self.bridge = bridge
         self._bridge_index = 0
         self._mtu = MTU_DEFAULT
         # Without groups: nobody reads this socket's notifications, they would fill its buffer.
-        self._netlink = AsyncIPRoute(groups=0)
+        self._netlink = IPRoute(groups=0)
 
-    async def close(self) -> None:
+    def close(self) -> None:
         self._netlink.close()
 
-    async def uplink_mtu(self) -> int:
+    def uplink_mtu(self) -> int:
         """The MTU of the interface the default route leaves by."""
         with _said("reading the routes"):
-            routes = [r async for r in await self._netlink.route("dump", family=2)]
+            routes = list(self._netlink.route("dump", family=2))
             for route in routes:
                 if route["dst_len"] == 0 and (index := route.get("oif")):
-                    (link,) = [x async for x in await self._netlink.link("get", index=index)]
+                    (link,) = self._netlink.link("get", index=index)
                     return int(link.get("mtu") or MTU_DEFAULT)
         return MTU_DEFAULT
 
-    async def ensure_bridge(self, subnet: IPv4Network, mtu: int) -> None:
+    def ensure_bridge(self, subnet: IPv4Network, mtu: int) -> None:
         """The bridge, up, with the subnet's first address and no other. Its MAC is fixed: by
         default a bridge takes its lowest port's, and changes it under the containers' feet."""
         own = addresses.gateway(subnet)
         with _said(f"the bridge {self.bridge}"):
-            index = await self._index(self.bridge)
+            index = self._index(self.bridge)
             if index is None:
-                await self._netlink.link("add", ifname=self.bridge, kind="bridge")
-                index = await self._index(self.bridge)
+                self._netlink.link("add", ifname=self.bridge, kind="bridge")
+                index = self._index(self.bridge)
             if index is None:
                 raise NetworkError(f"the bridge {self.bridge} was made and is not there")
             self._bridge_index, self._mtu = index, mtu
             mac = addresses.hardware_address(own)
-            await self._netlink.link("set", index=index, address=mac, mtu=mtu, state="up")
+            self._netlink.link("set", index=index, address=mac, mtu=mtu, state="up")
             wanted = (str(own), subnet.prefixlen)
-            dump = await self._netlink.addr("dump", index=index, family=2)
-            found = {(str(a.get("local")), int(a["prefixlen"])) async for a in dump}
+            dump = self._netlink.addr("dump", index=index, family=2)
+            found = {(str(a.get("local")), int(a["prefixlen"])) for a in dump}
             for address, prefix in found - {wanted}:
-                await self._netlink.addr("del", index=index, address=address, prefixlen=prefix)
+                self._netlink.addr("del", index=index, address=address, prefixlen=prefix)
             if wanted not in found:
-                await self._netlink.addr(
+                self._netlink.addr(
                     "add",
                     index=index,
                     address=str(own),
@@ -79,10 +85,10 @@ class Links:
                     broadcast=str(subnet.broadcast_address),
                 )
 
-    async def veths(self) -> list[Veth]:
+    def veths(self) -> list[Veth]:
         """All host ends on the bridge or named as ours, adopted and left over alike."""
         with _said("reading the interfaces"):
-            links = [link async for link in await self._netlink.link("dump")]
+            links = list(self._netlink.link("dump"))
         found = []
         for link in links:
             name = str(link.get("ifname"))
@@ -97,7 +103,7 @@ class Links:
             found.append(Veth(index=int(link["index"]), name=name, uid=uid, address=address))
         return found
 
-    async def attach(self, name: str, alias: str, namespace_fd: int, mac: str) -> None:
+    def attach(self, name: str, alias: str, namespace_fd: int, mac: str) -> None:
         """A pair: `name` on the bridge, eth0 in the namespace. A pair of that name is replaced:
         the namespace of an earlier run goes away in its own time."""
         peer = {"ifname": INTERFACE, "net_ns_fd": namespace_fd, "address": mac, "mtu": self._mtu}
@@ -111,29 +117,35 @@ class Links:
         }
         with _said(f"the veth pair {name}"):
             try:
-                await self._netlink.link("add", **make)
+                self._netlink.link("add", **make)
             except NetlinkError as error:
                 if error.code != _EEXIST:
                     raise
-                await self.delete(name)
-                await self._netlink.link("add", **make)
-            await self._netlink.link("set", ifname=name, ifalias=alias)
+                self.delete(name)
+                self._netlink.link("add", **make)
+            self._netlink.link("set", ifname=name, ifalias=alias)
             # Where br_netfilter is loaded, DNAT happens inside the bridge, and a container that
             # is sent to itself by its own service's port goes back out the port it came in by.
-            index = await self._index(name)
-            await self._netlink.brport("set", index=index, mode=1)
+            index = self._index(name)
+            self._netlink.brport("set", index=index, mode=1)
 
-    async def delete(self, name: str) -> None:
+    def delete(self, name: str) -> None:
         """Nothing happens where it is gone already."""
         with _said(f"removing {name}"):
             try:
-                await self._netlink.link("del", ifname=name)
+                self._netlink.link("del", ifname=name)
             except NetlinkError as error:
                 if error.code != _ENODEV:
                     raise
 
-    async def _index(self, name: str) -> int | None:
-        found: list[int] = await self._netlink.link_lookup(ifname=name)
+    def delete_all(self) -> None:
+        """All veths of ours and the bridge."""
+        for veth in self.veths():
+            self.delete(veth.name)
+        self.delete(self.bridge)
+
+    def _index(self, name: str) -> int | None:
+        found: list[int] = self._netlink.link_lookup(ifname=name)
         return found[0] if found else None
 
 

@@ -40,9 +40,10 @@ class Network:
         self.bridge = bridge
         self.firewall_problem = ""
         self._fabric: Fabric = fabric or HostOnly()
-        # One thread each: an nftables context and a thread's namespace are for one user at a time.
+        # One thread each: a netlink socket, a thread's namespace and an nftables context are for
+        # one user at a time.
+        self._links_thread = ThreadPoolExecutor(1, thread_name_prefix="netlink")
         self._nft_thread = ThreadPoolExecutor(1, thread_name_prefix="nftables")
-        self._namespace_thread = ThreadPoolExecutor(1, thread_name_prefix="netns")
         self._links: Links | None = None
         self._nft: Nftables | None = None
         self._subnet: IPv4Network | None = None
@@ -56,11 +57,9 @@ class Network:
         left over is removed. `subnet` is an IPv4 network of at most /29, as CIDR."""
         self._subnet = _parse(subnet)
         self._last = addresses.gateway(self._subnet)
-        self._links = Links(self.bridge)
+        self._links = await self._in_links(lambda: Links(self.bridge))
         self._nft = await self._in_nft(Nftables)
-        mtu = await self._links.uplink_mtu() - self._fabric.overhead_bytes
-        await self._links.ensure_bridge(self._subnet, mtu)
-        await self._adopt(keep)
+        await self._in_links(lambda: self._adopt(keep))
         await self._in_nft(self._establish)
         await self._fabric.start(self._subnet, self.bridge)
 
@@ -68,19 +67,17 @@ class Network:
         """Releases sockets and threads; everything goes on working."""
         links, nft, self._links, self._nft = self._links, self._nft, None, None
         if links is not None:
-            await links.close()
+            await self._in_links(links.close)
         if nft is not None:
             await self._in_nft(nft.close)
         self._nft_thread.shutdown()
-        self._namespace_thread.shutdown()
+        self._links_thread.shutdown()
 
     async def cleanup(self) -> None:
         """Leaves nothing of ours on the host: interfaces, table, forwarding. Before `stop`."""
         links = self._started()
         await self._fabric.cleanup()
-        for veth in await links.veths():
-            await links.delete(veth.name)
-        await links.delete(self.bridge)
+        await self._in_links(links.delete_all)
         self._leases.clear()
         await self._in_nft(self._demolish)
 
@@ -90,14 +87,16 @@ class Network:
         links, subnet = self._started(), self._network()
         own = addresses.gateway(subnet)
         fd = namespace.open_namespace(pid)
-        try:
-            lease = self._lease(uid)
+        lease = self._lease(uid)
+
+        def connect() -> None:
             alias = addresses.alias(uid, lease.address)
             mac = addresses.hardware_address(lease.address)
-            await links.attach(lease.interface, alias, fd, mac)
-            await self._in_namespace(
-                lambda: namespace.configure(fd, lease.address, subnet.prefixlen, own)
-            )
+            links.attach(lease.interface, alias, fd, mac)
+            namespace.configure(fd, lease.address, subnet.prefixlen, own)
+
+        try:
+            await self._in_links(connect)
         finally:
             os.close(fd)
         return Attached(
@@ -112,7 +111,7 @@ class Network:
     async def detach(self, uid: str) -> None:
         """Removes the task's interface and frees its address; nothing where it has none."""
         links = self._started()
-        await links.delete(addresses.interface_name(uid))
+        await self._in_links(lambda: links.delete(addresses.interface_name(uid)))
         self._leases.pop(uid, None)
 
     def address(self, uid: str) -> str | None:
@@ -169,15 +168,16 @@ class Network:
         conntrack.forget_udp(sorted(rules.gone(now, desired, Protocol.UDP)))
         return conflicts
 
-    async def _adopt(self, keep: Collection[str] | None) -> None:
+    def _adopt(self, keep: Collection[str] | None) -> None:
         links, subnet = self._started(), self._network()
-        for veth in await links.veths():
+        links.ensure_bridge(subnet, links.uplink_mtu() - self._fabric.overhead_bytes)
+        for veth in links.veths():
             self._last = max(self._last, veth.address or self._last)
             wanted = veth.uid and (keep is None or veth.uid in keep)
             if veth.address is not None and wanted and veth.address in subnet:
                 self._leases[veth.uid] = _Lease(veth.address, veth.name)
             else:
-                await links.delete(veth.name)
+                links.delete(veth.name)
 
     def _read(self) -> rules.Ruleset:
         nft = self._tables()
@@ -230,8 +230,8 @@ class Network:
     async def _in_nft(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._nft_thread, call)
 
-    async def _in_namespace(self, call: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._namespace_thread, call)
+    async def _in_links(self, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._links_thread, call)
 
 
 def _parse(subnet: str) -> IPv4Network:
