@@ -41,8 +41,10 @@ class Decision:
     wake_at: float | None = None
 
     def add(self, *changes: Change) -> None:
-        if changes:
-            self.groups.append(changes)
+        """One atomic group. Several changes in it may require the same object."""
+        group = [c for i, c in enumerate(changes) if not _repeated(c, changes[:i])]
+        if group:
+            self.groups.append(tuple(group))
 
     def wake(self, at: float) -> None:
         self.wake_at = at if self.wake_at is None else min(self.wake_at, at)
@@ -68,6 +70,10 @@ class Decision:
                 node=task.node if task else "",
             )
         )
+
+
+def _repeated(change: Change, earlier: Changes) -> bool:
+    return isinstance(change, Require) and change in earlier
 
 
 def revision(stored: Stored[Any] | None) -> int:

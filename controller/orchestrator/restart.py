@@ -42,7 +42,7 @@ def refill(situation: Situation, tasks: Sequence[Observed]) -> Refill | None:
     if not tasks:
         return Refill()
     last = tasks[-1]
-    if situation.lost(last) and not last.final:
+    if situation.gone(last):
         return Refill(reason=f"replaces {last.task.name}, lost with its node", keep_version=True)
     if last.ending or (last.task.desired not in WANTED and last.state is not TaskState.LOST):
         return Refill()

@@ -79,7 +79,7 @@ def _stop(situation: Situation, now: float, decision: Decision) -> Decision:
         rollout.end_stopped(situation, situation.rollout.value, now, decision)
     for number, tasks in situation.slots.items():
         for observed in tasks:
-            if not observed.final and situation.lost(observed):
+            if situation.gone(observed):
                 decision.add(*declare_lost(situation, observed, now))
             elif observed.wanted:
                 _retire(situation, number, observed, "the service is stopped", decision)
@@ -117,7 +117,7 @@ def _sort_out(situation: Situation, phase: Phase, number: int, tasks: list[Obser
     staying: list[Observed] = []
     leaving: list[Observed] = []
     for observed in tasks:
-        if not observed.final and situation.lost(observed):
+        if situation.gone(observed):
             slot.lost.append(observed)
         elif observed.wanted:
             outdated = not rollout.updated(situation, observed) and phase.active

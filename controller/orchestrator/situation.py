@@ -104,6 +104,15 @@ class Situation:
         node = self.nodes.get(observed.task.node)
         return node is None or node.state is NodeState.LOST
 
+    def gone(self, observed: Observed) -> bool:
+        """True where the task is to be given up with its node. A task that has written to a
+        volume is not, while its node may return: nothing else can take its place, and a second
+        task there would share the volume with the first."""
+        if observed.final or not self.lost(observed):
+            return False
+        kept = self.stop_first and started(observed) and observed.task.node in self.nodes
+        return not kept
+
     def moving(self, observed: Observed) -> str:
         """Why the task has to leave its node in good order; empty: it may stay."""
         node = self.nodes.get(observed.task.node)

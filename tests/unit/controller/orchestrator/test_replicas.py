@@ -176,3 +176,32 @@ def test_versions_are_bounded() -> None:
     kept = sorted(s.value.generation for s in rig.store.tables.versions.values())
     assert len(kept) <= VERSIONS_MAX + 2
     assert kept[-1] == rig.service.generation
+
+
+def test_two_tasks_of_a_slot_may_be_lost_together() -> None:
+    """Old and new of a rollout on the same lost node: one group, which names no object twice."""
+    rig = Rig(nodes=1)
+    rig.apply(1)
+    rig.run(rounds=7)
+    rig.apply(1, version="b")
+    rig.settle()
+    assert rig.names() == ["web.1.1", "web.1.2"]
+    rig.node("h2")
+    rig.node_state("h1", NodeState.LOST)
+    rig.settle()
+    assert [(t.name, t.node) for t in rig.live()] == [("web.1.3", "h2")]
+
+
+def test_a_volume_waits_for_its_node() -> None:
+    """While a lost node may return nothing replaces its task; once it is removed, it moves."""
+    mounts = (Mount(target="/data", kind=MountKind.VOLUME, source="db"),)
+    rig = a_running_service(1, template=TaskTemplate(image="db:1", mounts=mounts))
+    (before,) = rig.live()
+    rig.node_state(before.node, NodeState.LOST)
+    rig.advance(60)
+    rig.node_state(before.node, NodeState.READY)
+    rig.advance(60)
+    assert rig.names() == ["web.1.1"]
+    rig.remove_node(before.node)
+    rig.advance(1)
+    assert [(t.name, bool(t.node)) for t in rig.live()] == [("web.1.2", True)]

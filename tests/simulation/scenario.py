@@ -1,0 +1,146 @@
+"""One seed: operators and faults for a while, then peace, then everything must be as wanted."""
+
+from __future__ import annotations
+
+from bayplan.model.service import RestartPolicy, UpdatePolicy
+from tests.simulation.invariants import unsettled
+from tests.simulation.world import World
+
+TURMOIL_S = 60.0
+PEACE_MAX_S = 240.0
+QUIET_S = 20.0
+SERVICES = ("web", "api", "vol")
+
+
+def run(seed: int, *, talkative: bool = False) -> None:
+    """Raises AssertionError where an invariant breaks or peace does not bring what was asked."""
+    world = World(seed, hosts=3 + seed % 3, talkative=talkative)
+    _setup(world)
+    world.run(5.0)
+    world.disturbed = True
+    end = world.timeline.now + TURMOIL_S
+    while world.timeline.now < end:
+        _disturb(world)
+        world.run(world.rng.uniform(0.05, 3.0))
+    _make_peace(world)
+    converge(world)
+
+
+def converge(world: World, within_s: float = PEACE_MAX_S) -> float:
+    """Until all is as wanted; returns how long it took. After that nothing is written any more."""
+    began = world.timeline.now
+    while left := unsettled(world):
+        waited = world.timeline.now - began
+        assert waited < within_s, f"not settled after {within_s:g}s: {left[:6]}"
+        world.run(1.0)
+    took = world.timeline.now - began
+    world.say("settled after %.0fs", took)
+    world.run(QUIET_S)
+    revision = world.store.tables.revision
+    world.run(QUIET_S)
+    assert not unsettled(world), "it was settled and is not any more"
+    assert world.store.tables.revision == revision, "writes go on though nothing happens"
+    return took
+
+
+def _setup(world: World) -> None:
+    world.apply("web", replicas=4, update=policy(world))
+    world.apply("api", replicas=3, checked=True, update=policy(world))
+    world.apply("vol", replicas=1, volume=True)
+
+
+def policy(world: World) -> UpdatePolicy:
+    surge = world.rng.choice((0, 1, 2))
+    return UpdatePolicy(
+        monitor_s=world.rng.choice((0.0, 1.0, 3.0)),
+        progress_deadline_s=30.0,
+        max_surge=surge,
+        max_unavailable=1 if surge == 0 else world.rng.choice((0, 1)),
+    )
+
+
+def _disturb(world: World) -> None:
+    rng = world.rng
+    host = rng.choice(list(world.hosts.values()))
+    act = rng.choices(
+        ["apply", "scale", "stop", "delete", "drain", "cordon", "container", "agent", "host",
+         "cut", "reset", "crash_leader", "depose", "nothing"],
+        [4, 3, 1, 1, 2, 1, 5, 3, 1, 3, 3, 1, 1, 2],
+    )[0]  # fmt: skip
+    world.say("--- %s %s", act, host.name)
+    match act:
+        case "apply":
+            _apply(world)
+        case "scale":
+            world.change(rng.choice(SERVICES[:2]), replicas=rng.randint(0, 5))
+        case "stop":
+            name = rng.choice(SERVICES)
+            world.change(name, stopped=True)
+            world.timeline.after(rng.uniform(0.1, 5), lambda: world.change(name, stopped=False))
+        case "delete":
+            world.change(rng.choice(SERVICES[:2]), deleting=True)
+        case "drain":
+            world.change_node(host.name, draining=rng.random() < 0.6)
+        case "cordon":
+            world.change_node(host.name, cordoned=rng.random() < 0.6)
+        case "container":
+            running = sorted(uid for uid, c in host.containers.items() if c.running)
+            if running:
+                host.exit_container(rng.choice(running), signal=9)
+        case "agent":
+            host.crash_agent()
+            world.timeline.after(rng.uniform(0.1, 8), host.start_agent)
+        case "host":
+            host.crash_host()
+            delay = rng.uniform(1, 15)
+            world.timeline.after(delay, lambda: host.start_agent(rebooted=True))
+        case "cut":
+            world.cut(host)
+            world.timeline.after(rng.uniform(0.1, 12), lambda: world.heal(host))
+        case "reset":
+            world.break_streams(host)
+        case "crash_leader":
+            world.crash_leader()
+        case "depose":
+            world.depose_leader()
+
+
+def _apply(world: World) -> None:
+    rng = world.rng
+    name = rng.choice(SERVICES)
+    behaviour = rng.choices(("ok", "crash", "sick", "missing"), (6, 1, 1, 1))[0]
+    label = f"app:{rng.randint(1, 99)}" if behaviour == "ok" else f"app:{behaviour}"
+    restart = RestartPolicy(max_attempts=rng.choice((0, 2)), max_delay_s=5.0)
+    world.apply(
+        name,
+        image=label,
+        replicas=1 if name == "vol" else rng.randint(1, 5),
+        volume=name == "vol",
+        checked=name == "api",
+        restart=restart,
+        update=None if name == "vol" else policy(world),
+    )
+
+
+def _make_peace(world: World) -> None:
+    """Everything that went wrong ends, and operators want what can be had."""
+    world.say("=== peace")
+    world.disturbed = False
+    world.run(16.0)
+    for host in world.hosts.values():
+        world.heal(host)
+        host.start_agent(rebooted=False)
+        world.change_node(host.name, draining=False, cordoned=False)
+    world.elect()
+    for name in SERVICES:
+        world.change(name, stopped=False)
+        if name != "api" or world.rng.random() < 0.7:
+            world.apply(
+                name,
+                image="app:final",
+                replicas=1 if name == "vol" else world.rng.randint(1, 5),
+                volume=name == "vol",
+                checked=name == "api",
+            )
+        else:
+            world.change(name, deleting=True)
