@@ -69,9 +69,8 @@ def _run(config: configuration.AgentConfig) -> None:
     from agent import app
 
     with app.only_one(config.state_dir):
-        import uvloop
-
-        uvloop.run(app.main(config))
+        # Not uvloop: it opens no netlink sockets, which the network needs.
+        asyncio.run(app.main(config))
 
 
 def _join(config: configuration.AgentConfig, arguments: argparse.Namespace) -> None:

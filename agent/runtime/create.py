@@ -58,11 +58,9 @@ def create(
         undo.callback(end, pidfd, sibling=sibling)
         _map_ids(pid, config)
         channel.tell(ours, channel.MAPPED)
-        # Closing a detached mount waits for an RCU grace period: done while init works.
-        with contextlib.ExitStack() as held:
-            _furnish(pid, init, preloaded, ours, held)
-            warnings = _admit(pid, config, cgroup, stdio)
-            channel.tell(ours, channel.ADMITTED)
+        _furnish(pid, init, preloaded, ours)
+        warnings = _admit(pid, config, cgroup, stdio)
+        channel.tell(ours, channel.ADMITTED)
         master = _ready(ours)
         if master is not None:
             undo.callback(os.close, master)
@@ -193,17 +191,15 @@ def limit(pid: int, process: Process) -> list[str]:
     return []
 
 
-def _furnish(
-    pid: int, init: Init, preloaded: Preloaded, ours: socket.socket, held: contextlib.ExitStack
-) -> None:
-    """Hand init its root and binds. `held` closes them here."""
-    with _user_namespace(pid, init.config) as userns_fd:
-        fds = [rootfs.root(init.bundle, userns_fd, held, overlay_by_fd=preloaded.overlay_by_fd)]
-        held.callback(os.close, fds[0])
+def _furnish(pid: int, init: Init, preloaded: Preloaded, ours: socket.socket) -> None:
+    """Hand init its root and binds."""
+    with _user_namespace(pid, init.config) as userns_fd, contextlib.ExitStack() as opened:
+        fds = [rootfs.root(init.bundle, userns_fd, overlay_by_fd=preloaded.overlay_by_fd)]
+        opened.callback(os.close, fds[0])
         for mount, words in init.mounts:
             if words.bind:
                 fds.append(rootfs.bind_source(init.bundle, mount, words, userns_fd))
-                held.callback(os.close, fds[-1])
+                opened.callback(os.close, fds[-1])
         channel.tell(ours, channel.ROOT, fds)
 
 

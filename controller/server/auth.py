@@ -158,12 +158,11 @@ def authorize(method: str, caller: Caller) -> Rule:
                 f"{caller} cannot call {call}: nodes only talk to the dispatcher"
             )
         return rule
-    identity = caller.identity
-    if rule.need in _HOLDS[identity.role] or (rule.need is Need.EXEC and identity.exec):
+    if rule.need in _HOLDS[caller.identity.role]:
         return rule
-    raise PermissionDenied(
-        f"{caller} cannot call {call}: {_lacks(rule)}", hint=_way(rule, identity)
-    )
+    if rule.need is Need.EXEC and caller.identity.exec:
+        return rule
+    raise PermissionDenied(f"{caller} cannot call {call}: {_lacks(rule)}", hint=_way(rule, caller))
 
 
 def _lacks(rule: Rule) -> str:
@@ -176,13 +175,11 @@ def _lacks(rule: Rule) -> str:
             return f"it needs the role {rule.need}"
 
 
-def _way(rule: Rule, identity: Identity) -> str:
+def _way(rule: Rule, caller: Caller) -> str:
     match rule.need:
         case Need.EXEC:
-            return f"an administrator can grant it: `bay user add {identity.name} --exec`"
+            return f"an administrator can grant it: `bay user add {caller.name} --exec`"
         case Need.NODE:
             return "join the host with `bayplan-agent` and a token from `bay node token`"
         case _:
-            return (
-                f"an administrator can give it: `bay user add {identity.name} --role {rule.need}`"
-            )
+            return f"an administrator can give it: `bay user add {caller.name} --role {rule.need}`"

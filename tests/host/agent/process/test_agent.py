@@ -1,0 +1,173 @@
+"""A real agent process, with its zygote, shims, network and containers, under a controller that
+says what the test says."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bayplan.model.service import (
+    EnvVar,
+    HealthCheck,
+    HttpCheck,
+    Mount,
+    MountKind,
+    SecretFile,
+    SecretReference,
+    StopPolicy,
+)
+from bayplan.model.task import DesiredState, Health, TaskState
+from bayplan.wire._pb.bayplan.v1 import dispatcher_pb2 as pb
+from tests.host.agent.process.scripted import Controller, Machine, an_assignment
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
+QUICK_STOP = StopPolicy(grace_s=0.2)
+
+
+def shut(assignment: object) -> object:
+    return replace(assignment, task=replace(assignment.task, desired=DesiredState.SHUTDOWN))  # type: ignore[attr-defined,type-var]
+
+
+async def test_a_container_runs_serves_and_stops(controller: Controller, machine: Machine) -> None:
+    """From the assignment to HTTP answers through the published port, and to nothing."""
+    task = an_assignment(
+        publish=8080,
+        command=("httpd", "-f", "-p", "80", "-h", "/www"),
+        stop=QUICK_STOP,
+        health=HealthCheck(http=HttpCheck(port="http"), interval_s=1.0),
+    )
+    controller.assignments["t1"] = task
+    machine.start()
+    status = await controller.until_status("t1", lambda s: s.health is Health.HEALTHY)
+    assert status.state is TaskState.RUNNING
+    answer = await asyncio.to_thread(
+        machine.inside, f"curl -s --max-time 3 http://{status.address}:80/"
+    )
+    assert answer == "hello\n"
+    await controller.assign(shut(task))  # type: ignore[arg-type]
+    ended = await controller.until_state("t1", "shutdown")
+    assert ended.pid == 0
+    assert any("t1" in ack.withdrawn_uids for ack in controller.acks)
+    await controller.assign(removed=("t1",))
+    deadline = time.monotonic() + 10
+    while (machine.state / "tasks/t1").exists():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.05)
+
+
+async def test_a_crash_of_the_agent_leaves_the_container_alone(
+    controller: Controller, machine: Machine
+) -> None:
+    """kill -9 and a new agent: the same pid, the same incarnation."""
+    controller.assignments["t1"] = an_assignment()
+    machine.start()
+    before = await controller.until_state("t1", "running")
+    machine.kill()
+    os.kill(before.pid, 0)
+    machine.start()
+    await controller.until(lambda: len(controller.hellos) == 2)
+    (told,) = controller.hellos[1].statuses
+    assert (told.pid, told.incarnation) == (before.pid, 1)
+    os.kill(before.pid, 0)
+
+
+async def test_a_killed_container_is_running_again_at_once(
+    controller: Controller, machine: Machine
+) -> None:
+    """In place, without the controller having a say."""
+    controller.assignments["t1"] = an_assignment()
+    machine.start()
+    before = await controller.until_state("t1", "running")
+    began = time.monotonic()
+    os.kill(before.pid, signal.SIGKILL)
+    after = await controller.until_status("t1", lambda s: s.incarnation == 2 and s.pid)
+    took_s = time.monotonic() - began
+    assert after.state is TaskState.RUNNING
+    assert after.message == "killed by signal 9"
+    print(f"restarted in {took_s * 1000:.0f} ms")
+    assert took_s < 1.0
+
+
+async def test_a_planned_stop_says_goodbye_and_keeps_containers(
+    controller: Controller, machine: Machine
+) -> None:
+    """SIGTERM ends the agent, not what it runs; the exit while it is away is noticed."""
+    controller.assignments["t1"] = an_assignment()
+    machine.start()
+    status = await controller.until_state("t1", "running")
+    assert await asyncio.to_thread(machine.stop) == 0
+    await controller.until(lambda: controller.goodbyes)
+    os.kill(status.pid, signal.SIGKILL)
+    machine.start()
+    after = await controller.until_status("t1", lambda s: s.incarnation == 2 and s.pid)
+    assert after.state is TaskState.RUNNING
+
+
+async def test_secrets_volumes_logs_and_exec(controller: Controller, machine: Machine) -> None:
+    """What a container mounts, what it writes, and a command beside it."""
+    reference = SecretReference(name="db", key="password")
+    task = an_assignment(
+        secrets={"db/password": b"s3cret"},
+        env=(EnvVar(name="PASSWORD", secret=reference),),
+        files=(SecretFile(path="/run/db", secret=reference),),
+        mounts=(Mount(target="/data", kind=MountKind.VOLUME, source="data"),),
+        command=("sh", "-c", "cat /run/db; echo; echo kept > /data/x; echo err >&2; sleep 1000"),
+    )
+    controller.assignments["t1"] = task
+    machine.start()
+    await controller.until_state("t1", "running")
+    incoming, _ = await controller.open("t1", logs=pb.LogsRequest(task="web.1.1", follow=True))
+    lines: list[bytes] = []
+    async with asyncio.timeout(10):
+        while len(lines) < 2:
+            frame = await incoming.get()
+            lines.extend(line.line for line in frame.logs.lines)
+    assert sorted(lines) == [b"err", b"s3cret"]
+    assert (machine.state / "volumes/prod/data/x").read_text() == "kept\n"
+    start = pb.ExecStart(command=["sh", "-c", "cat; id -u; exit 7"], stdin=True, user="web")
+    incoming, outgoing = await controller.open("t1", exec=start)
+    await outgoing.put(pb.TunnelFrame(exec_input=pb.ExecInput(stdin=b"typed\n")))
+    await outgoing.put(pb.TunnelFrame(exec_input=pb.ExecInput(stdin_closed=True)))
+    output, code = b"", None
+    async with asyncio.timeout(10):
+        while (frame := await incoming.get()) is not None:
+            output += frame.exec_output.stdout
+            if frame.exec_output.WhichOneof("output") == "exit_code":
+                code = frame.exec_output.exit_code
+    assert (output, code) == (b"typed\n101\n", 7)
+
+
+async def test_without_a_controller_a_reboot_starts_what_the_checkpoint_says(
+    controller: Controller, machine: Machine
+) -> None:
+    """A host that comes up alone runs what it should."""
+    controller.assignments["t1"] = an_assignment()
+    machine.start()
+    status = await controller.until_state("t1", "running")
+    await controller.until(lambda: controller.acks)
+    await asyncio.sleep(0.2)
+    machine.kill()
+    await controller.stop()
+    os.kill(status.pid, signal.SIGKILL)
+    from agent.checkpoint import Checkpoint
+
+    checkpoint = Checkpoint(machine.state)
+    checkpoint.put_boot_id("another")
+    checkpoint.close()
+    machine.start()
+    exit_file = machine.state / "tasks/t1/config.json"
+    deadline = time.monotonic() + 10
+    while not (_running(machine.state) and exit_file.exists()):
+        assert time.monotonic() < deadline, machine.log.read_text()[-2000:]
+        await asyncio.sleep(0.05)
+
+
+def _running(state: Path) -> bool:
+    log = state.parent / "agent.log"
+    return '"state": "running", "reason": "vanished"' in log.read_text()
