@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import core_schema
 
 from bayplan.model.service import (
     NetworkMode,
@@ -39,17 +42,44 @@ class Fields(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=False)
 
 
-def short_form(field: str) -> BeforeValidator:
+@dataclass(frozen=True, slots=True, eq=False)
+class Widened:
+    """An annotation: `read` turns a short form into the full one; `short` are the JSON Schemas
+    of the short forms."""
+
+    read: Callable[[Any], Any]
+    short: tuple[dict[str, Any], ...]
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        return core_schema.no_info_before_validator_function(self.read, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {"anyOf": [*self.short, handler(schema)]}
+
+
+_SCALAR: dict[str, Any] = {"type": ["string", "number", "boolean"]}
+
+
+def short_form(field: str, schema: dict[str, Any] = _SCALAR) -> Widened:
     """A scalar in place of the mapping stands for its field `field`."""
 
     def widen(value: Any) -> Any:
         return {field: value} if isinstance(value, str | int | float) else value
 
-    return BeforeValidator(widen)
+    return Widened(widen, (schema,))
 
 
 def _as_list(value: Any) -> Any:
     return value if isinstance(value, list) else [value]
+
+
+_TEXT: dict[str, Any] = {"type": "string"}
+ONE_OR_MORE_TEXTS = Widened(_as_list, (_TEXT,))
+ONE_OR_MORE = Widened(_as_list, ({"type": ["string", "object"]},))
 
 
 class EnvFields(Fields):
@@ -128,13 +158,16 @@ def _exec_short(value: Any) -> Any:
     return {"command": value} if isinstance(value, str | list) else value
 
 
+EXEC_SHORT = Widened(_exec_short, ({"type": ["string", "array"]},))
+
+
 class HealthFields(Fields):
     """Exactly one of exec, tcp and http, and its timing."""
 
-    exec: Annotated[ExecCheckFields, BeforeValidator(_exec_short)] | None = Field(
-        default=None, description="run a command in the container"
+    exec: Annotated[ExecCheckFields, EXEC_SHORT] | None = Field(
+        default=None, description="run a command in the container; short form: the command"
     )
-    tcp: Annotated[TcpCheckFields, short_form("port")] | None = Field(
+    tcp: Annotated[TcpCheckFields, short_form("port", _TEXT)] | None = Field(
         default=None, description="open a connection"
     )
     http: HttpCheckFields | None = Field(default=None, description="ask by HTTP")
@@ -168,6 +201,9 @@ class RestartFields(Fields):
     )
 
 
+RESTART_SHORT = short_form("condition", {"enum": [str(c) for c in RestartCondition]})
+
+
 class StopFields(Fields):
     """How a container is asked to end."""
 
@@ -195,15 +231,15 @@ class SpreadFields(Fields):
 class PlacementFields(Fields):
     """Where tasks may and should run."""
 
-    require: Annotated[list[Expression], BeforeValidator(_as_list)] = Field(
+    require: Annotated[list[Expression], ONE_OR_MORE_TEXTS] = Field(
         default=[], description="expressions over labels and attributes that a node must satisfy"
     )
-    prefer: Annotated[
-        list[Annotated[PreferFields, short_form("match")]], BeforeValidator(_as_list)
-    ] = Field(default=[], description="expressions that make a node more attractive")
-    spread: Annotated[
-        list[Annotated[SpreadFields, short_form("over")]], BeforeValidator(_as_list)
-    ] = Field(default=[], description="one spread, or a list of them")
+    prefer: Annotated[list[Annotated[PreferFields, short_form("match", _TEXT)]], ONE_OR_MORE] = (
+        Field(default=[], description="expressions that make a node more attractive")
+    )
+    spread: Annotated[list[Annotated[SpreadFields, short_form("over", _TEXT)]], ONE_OR_MORE] = (
+        Field(default=[], description="one spread, or a list of them")
+    )
 
 
 class UpdateFields(Fields):
@@ -257,7 +293,7 @@ class ServiceFields(Fields):
     user: Text | None = Field(default=None, description="name or uid, optionally :group")
     hostname: Text | None = Field(default=None, description="instead of the task's name")
     resources: ResourceFields = Field(default=ResourceFields(), description="cpu, memory, pids")
-    ports: dict[str, Annotated[PortFields, short_form("container")]] = Field(
+    ports: dict[str, Annotated[PortFields, short_form("container", {"type": "integer"})]] = Field(
         default={}, description="name: container port, or a mapping"
     )
     network: Annotated[NetworkMode, *choice(NetworkMode)] = Field(
@@ -273,7 +309,7 @@ class ServiceFields(Fields):
         default={}, description="path in the container: {tmpfs: SIZE}, {volume: NAME}, {bind: PATH}"
     )
     health: HealthFields | None = Field(default=None, description="how to tell that a task serves")
-    restart: Annotated[RestartFields, short_form("condition")] = Field(
+    restart: Annotated[RestartFields, RESTART_SHORT] = Field(
         default=RestartFields(), description="restarts in place, by the host"
     )
     stop: StopFields = Field(default=StopFields(), description="signal and grace")

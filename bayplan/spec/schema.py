@@ -17,16 +17,21 @@ def json_schema() -> dict[str, Any]:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Bayplan spec",
-        **_without_titles(schema),
+        **_tidy(schema),
     }
 
 
-def _without_titles(node: Any) -> Any:
-    """pydantic titles every field with its own name, which tells an editor nothing."""
+def _tidy(node: Any) -> Any:
+    """Without what tells an editor nothing or wrong: pydantic titles every field with its own
+    name, and lets null stand for what is left out, which a spec may not say."""
     if isinstance(node, list):
-        return [_without_titles(n) for n in node]
+        return [_tidy(n) for n in node]
     if not isinstance(node, dict):
         return node
-    return {
-        k: _without_titles(v) for k, v in node.items() if not (k == "title" and isinstance(v, str))
-    }
+    made = {k: _tidy(v) for k, v in node.items() if not (k == "title" and isinstance(v, str))}
+    if "default" in made and not isinstance(made["default"], str | int | float):
+        del made["default"]  # what is left out has no fields, or none but its own defaults
+    if {"type": "null"} in made.get("anyOf", ()):
+        rest = [n for n in made.pop("anyOf") if n != {"type": "null"}]
+        made.update(rest[0] if len(rest) == 1 else {"anyOf": rest})
+    return made

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+import jsonschema
 import pytest
+import yaml
+from pydantic import BaseModel
 
 from bayplan.model.resources import Resources
 from bayplan.model.secret import Secret
@@ -22,7 +26,7 @@ from bayplan.model.service import (
     Spread,
     UpdatePolicy,
 )
-from bayplan.spec import SpecErrors, load, parse
+from bayplan.spec import SpecErrors, fields, load, parse
 from bayplan.spec.schema import json_schema
 
 BASE = "kind: Service\nname: web\nimage: web:1\n"
@@ -168,9 +172,58 @@ def test_a_secret_reads_files_beside_it_and_no_others(tmp_path: Path) -> None:
             load([str(specs / "s.yaml")])
 
 
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda p: p.name)
+def test_the_schema_agrees_with_the_examples(path: Path) -> None:
+    """What we read, editors find right, short forms included."""
+    validator = jsonschema.Draft202012Validator(json_schema())
+    for document in yaml.safe_load_all(path.read_text()):
+        assert [e.message for e in validator.iter_errors(document)] == []
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"replics": 3},
+        {"replicas": None},
+        {"resources": {"memory": "12 QB"}},
+        {"ports": {"http": {"publish": 80}}},
+        {"update": {"on_failure": "rolback"}},
+    ],
+)
+def test_the_schema_finds_what_is_wrong(given: dict[str, object]) -> None:
+    """What we refuse, editors underline."""
+    validator = jsonschema.Draft202012Validator(json_schema())
+    good: dict[str, object] = {"kind": "Service", "name": "web", "image": "web:1"}
+    assert validator.is_valid(good)
+    assert not validator.is_valid({**good, **given})
+
+
 def test_the_schema_describes_every_field() -> None:
     """Editors show a description for each field of a service."""
     schema = json_schema()
-    fields = schema["$defs"]["ServiceFields"]["properties"]
-    assert {"replicas", "health", "update"} <= set(fields)
-    assert all(f.get("description") for f in fields.values())
+    found = schema["$defs"]["ServiceFields"]["properties"]
+    assert {"replicas", "health", "update"} <= set(found)
+    assert all(f.get("description") for f in found.values())
+
+
+def _field_rows(model: type[BaseModel]) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        required = " (required)" if field.is_required() else ""
+        yield f"| `{name}`{required} | {field.description} |"
+
+
+def test_the_reference_documents_every_field() -> None:
+    """docs/spec.md has a row for each field, as the schema describes it."""
+    text = (EXAMPLES.parent / "docs" / "spec.md").read_text()
+    models = [
+        m for m in vars(fields).values() if isinstance(m, type) and issubclass(m, fields.Fields)
+    ]
+    rows = [row for model in models for row in _field_rows(model)]
+    assert len(rows) > 70
+    assert [row for row in rows if row not in text] == []
+
+
+def test_the_reference_s_example_is_valid() -> None:
+    """The first screen of docs/spec.md can be applied."""
+    text = (EXAMPLES.parent / "docs" / "spec.md").read_text()
+    assert parse(text.split("```yaml\n")[1].split("```")[0])
