@@ -9,7 +9,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from agent.runtime.preloaded import DEFAULT_CAPABILITIES
 from agent.runtime.seccomp import profile
 
 BUSYBOX = "/bin/busybox"
@@ -40,7 +39,7 @@ def config(cgroup: str, root: str, *args: str) -> dict[str, Any]:
             "env": ["PATH=/bin"],
             "user": {"uid": 0, "gid": 0},
             "noNewPrivileges": True,
-            "capabilities": {kind: list(DEFAULT_CAPABILITIES) for kind in sets},
+            "capabilities": {kind: list(profile.DEFAULT_CAPABILITIES) for kind in sets},
         },
         "root": {"path": root},
         "hostname": "bench",
@@ -79,7 +78,7 @@ def config(cgroup: str, root: str, *args: str) -> dict[str, Any]:
                 "cpu": {"quota": 100_000, "period": 100_000},
                 "pids": {"limit": 64},
             },
-            "seccomp": profile.default(DEFAULT_CAPABILITIES, platform.machine()),
+            "seccomp": profile.default(profile.DEFAULT_CAPABILITIES, platform.machine()),
             "maskedPaths": list(MASKED),
             "readonlyPaths": list(READ_ONLY),
         },

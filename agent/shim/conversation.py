@@ -25,14 +25,17 @@ from agent.syscalls import descriptors, supervision
 
 FRAME_TIMEOUT_S = 5.0
 START_TIMEOUT_S = 30.0
-# A conversation that becomes a session wakes the shim by one byte: this plus the descriptor.
-SESSION_NOTE = 128
+# Notes wake the shim, as signals do with a byte that is their number: how starting went, and
+# which descriptor (added to SESSION) has become a session's.
+STARTED = 100
+START_FAILED = 101
+SESSION = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """The shim as it was when it forked. `timer`, `orders` and `notes` are descriptors: the
-    fence, the starter's ear, and the pipe that wakes the shim."""
+    """The shim as it was when it forked. `timer`, `starter` and `notes` are descriptors:
+    the fence, the socket to the starter, and the pipe that wakes the shim."""
 
     directory: str
     uid: str
@@ -40,7 +43,7 @@ class View:
     state: str
     pid: int
     timer: int
-    orders: int
+    starter: int
     notes: int
 
 
@@ -54,8 +57,7 @@ def become(view: View, fd: int, *, greeted: bool, preloaded: Preloaded) -> NoRet
     status = 1
     try:
         reset_signals()
-        keep = [0, 1, 2, fd, view.timer, view.notes]
-        descriptors.close_all_except(keep if view.orders < 0 else [*keep, view.orders])
+        descriptors.close_all_except((0, 1, 2, fd, view.timer, view.notes, view.starter))
         connection = Connection(stream(fd))
         connection.greeted = greeted
         if _converse(connection, view, preloaded) and not connection.closed:
@@ -85,7 +87,7 @@ def _converse(connection: Connection, view: View, preloaded: Preloaded) -> bool:
                 _greet(connection, message, view)
             elif message.get("do") == "exec":
                 # The connection must be the session's alone before it carries its first byte.
-                os.write(view.notes, bytes([SESSION_NOTE + connection.fd]))
+                os.write(view.notes, bytes([SESSION + connection.fd]))
                 refusal = "" if view.state == "running" else f"the container is {view.state}"
                 rest = frames[position + 1 :]
                 session.run(connection, view.directory, message, rest, refusal, preloaded)
@@ -133,11 +135,11 @@ def _run(view: View) -> Message:
     refusal: Message = {"code": "state", "message": f"the container is {view.state}"}
     if view.state != "created":
         return refusal
-    orders = socket.socket(fileno=view.orders)
-    orders.settimeout(START_TIMEOUT_S)
+    starter = socket.socket(fileno=view.starter)
+    starter.settimeout(START_TIMEOUT_S)
     try:
-        orders.send(RUN)
-        answer = orders.recv(protocol.PAYLOAD_MAX_BYTES)
+        starter.send(RUN)
+        answer = starter.recv(protocol.PAYLOAD_MAX_BYTES)
     except TimeoutError:
         return {"code": "timeout", "message": f"execve took longer than {START_TIMEOUT_S:g} s"}
     except OSError:  # the starter has ended
@@ -145,6 +147,7 @@ def _run(view: View) -> Message:
     if not answer:
         return {"code": "state", "message": "the container ended before it was started"}
     error: Message = json.loads(answer)
+    os.write(view.notes, bytes([START_FAILED if error else STARTED]))
     return error
 
 

@@ -1,13 +1,12 @@
 """The throwaway process that furnishes a shim, creates its container, and starts it.
 
     agent           shim                                starter                       init
-                    ── fork, two SEQPACKET pairs ─────►  directories, FIFOs, socket
+                    ── fork, SEQPACKET pair ──────────►  directories, FIFOs, socket
     ◄─ hello ─────────────────────────────────────────►
                                                          create: namespaces, mounts
     ◄─ {"event": "created", "pid"} ────────────────────
                     ◄── pid + SCM_RIGHTS ──────────────                               held
-                    (a conversation) ── "run" ────────►  start ─────────────────────► execve
-                    ◄── STARTED or FAILED ────────────
+                    (a conversation) ── RUN ──────────►  start ─────────────────────► execve
                     (the conversation) ◄── JSON ──────  ends; the init is the shim's child
 
 Where creation fails the agent gets {"event": "failed", …} and the shim the end of the stream.
@@ -28,8 +27,6 @@ from agent.shim.request import Request
 from agent.syscalls import descriptors, supervision
 
 DESCRIPTORS = 5  # stdout, stderr, listener, timer, the shim's own stderr
-STARTED = b"started"
-FAILED = b"failed"
 RUN = b"run"
 HELLO_TIMEOUT_S = 10.0
 _BACKLOG = 64
@@ -38,21 +35,20 @@ _BACKLOG = 64
 def become(
     message: bytes,
     agent: int,
-    reports: socket.socket,
-    orders: socket.socket,
+    shim: socket.socket,
     preloaded: Preloaded,
 ) -> NoReturn:
     """Turn a fresh fork of the shim into its starter."""
     status = 1
     try:
         reset_signals()
-        # Above all the shim's ends of the pairs: their end of file must reach this process.
-        descriptors.close_all_except((0, 1, 2, agent, reports.fileno(), orders.fileno()))
+        # Above all the shim's end of the pair: its end of file must reach this process.
+        descriptors.close_all_except((0, 1, 2, agent, shim.fileno()))
         stream = socket.socket(fileno=agent)
         request = Request.decode(message)
-        created = _create(request, stream, reports, preloaded)
+        created = _create(request, stream, shim, preloaded)
         if created is not None:
-            _start(created, reports, orders)
+            _start(created, shim)
         status = 0
     except BaseException:  # noqa: BLE001  a fork must not return into the shim's code
         sys.excepthook(*sys.exc_info())
@@ -68,7 +64,7 @@ def reset_signals() -> None:
 
 
 def _create(
-    request: Request, stream: socket.socket, reports: socket.socket, preloaded: Preloaded
+    request: Request, stream: socket.socket, shim: socket.socket, preloaded: Preloaded
 ) -> container.Container | None:
     """The created container, None where there is none and the agent knows."""
     try:
@@ -87,21 +83,19 @@ def _create(
         stream.shutdown(socket.SHUT_WR)
         return None
     stream.sendall(protocol.control({"event": "created", "pid": created.pid}))
-    socket.send_fds(reports, [b"%d" % created.pid], furniture)
+    socket.send_fds(shim, [b"%d" % created.pid], furniture)
     return created
 
 
-def _start(created: container.Container, reports: socket.socket, orders: socket.socket) -> None:
-    if orders.recv(16) != RUN:  # the container ended before, or its shim did
+def _start(created: container.Container, shim: socket.socket) -> None:
+    if shim.recv(16) != RUN:  # the container ended before, or its shim did
         return
+    answer = {}
     try:
         container.start(created)
-        reports.send(STARTED)
-        answer = {}
     except (container.Failure, OSError) as error:
-        reports.send(FAILED)
         answer = {"code": "container", "message": str(error)}
-    orders.send(json.dumps(answer).encode())
+    shim.send(json.dumps(answer).encode())
 
 
 def _expect_hello(stream: socket.socket) -> None:

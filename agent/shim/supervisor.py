@@ -64,7 +64,7 @@ class Shim:
         self._record: ExitRecord | None = None
         self._log: LogWriter | None = None
         self._agent = agent
-        self._connections = {agent: conversation.stream(agent)}
+        self._connections = {agent}
         self._greeted = {agent}
         self._conversations: dict[int, int] = {}
 
@@ -74,13 +74,11 @@ class Shim:
         self._wake, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         # The zygote's handler for SIGCHLD does nothing here; the signal arrives as a byte.
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
-        self._reports, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._orders, orders = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._starter, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         if os.fork() == 0:
-            starter.become(self._message, self._agent, theirs, orders, self._preloaded)
+            starter.become(self._message, self._agent, theirs, self._preloaded)
         theirs.close()
-        orders.close()
-        message, ancillary, _, _ = self._reports.recvmsg(
+        message, ancillary, _, _ = self._starter.recvmsg(
             64, socket.CMSG_SPACE(4 * starter.DESCRIPTORS), socket.MSG_CMSG_CLOEXEC
         )
         if not message:
@@ -88,8 +86,7 @@ class Shim:
         descriptors = array("i")
         descriptors.frombytes(ancillary[0][2])
         self._pid = int(message)
-        self._stdout, self._stderr, listener, self._timer, errors = descriptors
-        self._listener = socket.socket(fileno=listener)
+        self._stdout, self._stderr, self._listener, self._timer, errors = descriptors
         os.dup2(errors, 2)
         os.close(errors)
         return True
@@ -97,9 +94,9 @@ class Shim:
     def serve(self) -> None:
         """Until the container has ended and its end is on disk and told."""
         self._epoll = select.epoll()
-        listener, reports = self._listener.fileno(), self._reports.fileno()
-        own = (self._wake, self._stdout, self._stderr, listener, self._timer, reports)
-        for fd in (*own, *self._connections):
+        for fd in (
+            self._wake, self._stdout, self._stderr, self._listener, self._timer, self._agent
+        ):  # fmt: skip
             self._epoll.register(fd, select.EPOLLIN)
         self._reap()
         while self._record is None:
@@ -110,33 +107,26 @@ class Shim:
                     self._on_output(fd, "stderr")
                 elif fd == self._wake:
                     self._on_wake()
-                elif fd == listener:
+                elif fd == self._listener:
                     self._on_connect()
                 elif fd == self._timer:
                     self._on_fence()
-                elif fd == reports:
-                    self._on_report()
-                elif fd in self._connections:  # not dropped by an earlier event of this turn
+                elif fd in self._connections:  # not taken by an earlier event of this turn
                     self._on_request(fd)
         self._finish(self._record)
 
     # The container -----------------------------------------------------------------------------
 
-    def _on_report(self) -> None:
-        """How starting went; at the end of the stream the starter has ended."""
-        message = self._reports.recv(64)
-        if not message:
-            self._epoll.unregister(self._reports.fileno())
-        elif message == starter.STARTED:
-            self._state = "running"
-        else:
-            self._start_failed = True
-            self._kill()
-
     def _on_wake(self) -> None:
+        """A byte for each SIGCHLD, and what conversations note."""
         for byte in os.read(self._wake, 4096):
-            if byte >= conversation.SESSION_NOTE:
-                self._drop(byte - conversation.SESSION_NOTE)
+            if byte >= conversation.SESSION:
+                self._hand_over(byte - conversation.SESSION)
+            elif byte == conversation.STARTED:
+                self._state = "running"
+            elif byte == conversation.START_FAILED:
+                self._start_failed = True
+                self._kill()
         self._reap()
 
     def _reap(self) -> None:
@@ -151,13 +141,15 @@ class Shim:
                 self._status = status
             elif (fd := self._conversations.pop(pid, None)) is not None:
                 self._on_conversation_end(fd, status)
-        if self._status is not None and self._record is None:
+        # A conversation that starts the container is to tell first how that went.
+        starting = self._state == "created" and self._conversations
+        if self._status is not None and self._record is None and not starting:
             self._on_exit(self._status)
 
     def _on_exit(self, status: int) -> None:
         at = time.time()
         self._state = "exited"
-        self._drop_starter()
+        self._starter.close()  # one that still waits for its order ends
         self._kill()
         self._drain()
         if self._log is not None:
@@ -172,15 +164,6 @@ class Shim:
             reason=reason,
         )
 
-    def _drop_starter(self) -> None:
-        """A starter that still waits for its order ends with the stream."""
-        try:
-            if self._reports.recv(64, socket.MSG_DONTWAIT) not in (b"", starter.STARTED):
-                self._start_failed = True
-        except BlockingIOError:
-            pass
-        self._orders.close()
-
     def _finish(self, record: ExitRecord) -> None:
         """On disk first, then told. A full disk keeps the shim until it can write."""
         while True:
@@ -193,7 +176,7 @@ class Shim:
                 os.write(2, f"cannot record the exit: {error}\n".encode())
                 time.sleep(_RECORD_RETRY_S)
         event = protocol.control({"event": "exit", **record.message()})
-        self._listener.close()
+        os.close(self._listener)
         connections = [
             Connection(conversation.stream(fd)) for fd in self._connections if fd in self._greeted
         ]
@@ -250,40 +233,34 @@ class Shim:
 
     def _on_connect(self) -> None:
         try:
-            connection, _ = self._listener.accept()
+            with socket.socket(fileno=os.dup(self._listener)) as listener:
+                connection, _ = listener.accept()
         except OSError:  # the peer went away again, or no descriptor is left
             return
-        fd = connection.fileno()
-        if fd > _DESCRIPTORS_MAX or len(self._connections) >= CONNECTIONS_MAX:
+        if connection.fileno() > _DESCRIPTORS_MAX or len(self._connections) >= CONNECTIONS_MAX:
             connection.close()
             return
-        self._connections[fd] = connection
+        fd = connection.detach()
+        self._connections.add(fd)
         self._epoll.register(fd, select.EPOLLIN)
 
     def _on_request(self, fd: int) -> None:
-        """Leave the connection to a conversation until that ends."""
-        try:
-            waiting = self._connections[fd].recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return
-        except OSError:
-            waiting = b""
-        if not waiting:
-            self._drop(fd)
-            return
+        """Leave the connection, at whose end there may be nobody any more, to a conversation
+        until that ends."""
         greeted = fd in self._greeted
         self._greeted.add(fd)
         pid = os.fork()
         if pid == 0:
+            request = Request.decode(self._message)
             conversation.become(
                 conversation.View(
-                    directory=self._directory(),
-                    uid=Request.decode(self._message).uid,
+                    directory=request.directory,
+                    uid=request.uid,
                     shim_pid=os.getppid(),
                     state=self._state,
                     pid=self._pid,
                     timer=self._timer,
-                    orders=self._orders.fileno(),
+                    starter=self._starter.fileno(),
                     notes=self._wake_write,
                 ),
                 fd,
@@ -293,19 +270,21 @@ class Shim:
         self._conversations[pid] = fd
         self._epoll.unregister(fd)
 
+    def _hand_over(self, fd: int) -> None:
+        """The connection is a session's from now on, and its number may soon be another's."""
+        for pid, conversed in list(self._conversations.items()):
+            if conversed == fd:
+                del self._conversations[pid]
+        self._drop(fd)
+
     def _on_conversation_end(self, fd: int, status: int) -> None:
-        if fd not in self._connections:  # a session took it along
-            return
         if status:
-            self._drop(fd, registered=False)
+            self._drop(fd)
         else:
             self._epoll.register(fd, select.EPOLLIN)
 
-    def _drop(self, fd: int, *, registered: bool = True) -> None:
-        connection = self._connections.pop(fd, None)
-        if connection is None:
-            return
-        if registered and fd not in self._conversations.values():
-            self._epoll.unregister(fd)
+    def _drop(self, fd: int) -> None:
+        """Let go of a connection that a conversation has, or had."""
+        self._connections.remove(fd)
         self._greeted.discard(fd)
-        connection.close()
+        os.close(fd)

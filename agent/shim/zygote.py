@@ -25,7 +25,8 @@ from agent.shim import container, protocol, supervisor
 from agent.syscalls import descriptors as fds
 from agent.syscalls import supervision
 
-REQUEST_MAX_BYTES = 64 * 1024
+REQUEST_MAX_BYTES = 8 * 1024
+ANCILLARY_BYTES = socket.CMSG_SPACE(4)
 _zygote_pid = os.getpid()
 
 
@@ -47,11 +48,15 @@ def main(descriptor: int) -> None:
     gc.disable()
     sock.send(json.dumps({"hello": protocol.VERSION, "pid": os.getpid()}).encode())
     while True:
-        message, descriptors, _, _ = socket.recv_fds(sock, REQUEST_MAX_BYTES, 1)
+        # Little more than system calls: what is written to here is no shim's to share any more.
+        message, ancillary, _, _ = sock.recvmsg(
+            REQUEST_MAX_BYTES, ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
+        )
         if not message:
             return
-        if len(descriptors) == 1:
-            _fork(message, descriptors[0], descriptor, preloaded)
+        if ancillary:
+            agent = int.from_bytes(ancillary[0][2], sys.byteorder)
+            _fork(message, agent, descriptor, preloaded)
 
 
 def _on_child(number: int, frame: FrameType | None) -> None:

@@ -7,7 +7,6 @@ import os
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _PR_SET_DUMPABLE = 4
-_PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 _CLOCK_BOOTTIME = 7
 _TFD_TIMER_ABSTIME = 1
@@ -21,25 +20,31 @@ class _Itimerspec(ctypes.Structure):
     _fields_ = [("interval", _Timespec), ("value", _Timespec)]
 
 
-def _prctl(option: int, argument: object) -> None:
-    if _LIBC.prctl(option, argument, 0, 0, 0) < 0:
+_PRCTL = _LIBC.prctl
+_PRCTL.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
+
+
+def _prctl(option: int, argument: int) -> None:
+    if _PRCTL(option, argument, 0, 0, 0) < 0:
         code = ctypes.get_errno()
         raise OSError(code, f"prctl({option}): {os.strerror(code)}")
 
 
 def become_subreaper() -> None:
     """Orphaned descendants become children of the caller, not of pid 1."""
-    _prctl(_PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1))
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def set_dumpable(dumpable: bool) -> None:
     """Not dumpable: no core, and only root may look into /proc/PID or trace the caller."""
-    _prctl(_PR_SET_DUMPABLE, ctypes.c_ulong(int(dumpable)))
+    _prctl(_PR_SET_DUMPABLE, int(dumpable))
 
 
 def set_name(name: bytes) -> None:
-    """What ps calls the process; at most 15 bytes."""
-    _prctl(_PR_SET_NAME, ctypes.c_char_p(name[:15]))
+    """What ps calls the process; at most 15 bytes count (proc_pid_comm(5))."""
+    fd = os.open("/proc/self/comm", os.O_WRONLY | os.O_CLOEXEC)
+    os.write(fd, name)
+    os.close(fd)
 
 
 def boottime_timer() -> int:
