@@ -147,6 +147,7 @@ class Controller:
             asyncio.create_task(self._seat.election.run(lead), name="election"),
             asyncio.create_task(self._streams.watch(parts.store), name="streams"),
             asyncio.create_task(self._measure_lag(), name="lag"),
+            asyncio.create_task(etcd.feed_ended(), name="mirror"),
             asyncio.create_task(faces.run(), name="faces"),
         ]
         stopping = asyncio.create_task(self._stopping.wait())

@@ -31,6 +31,7 @@ MARGIN_FRACTION = 0.2
 """Share of the TTL by which the local deadline is shorter than the server's."""
 
 RETRY_MAX_S = 2.0
+RESIGN_TIMEOUT_S = 2.0
 
 log = structlog.get_logger()
 
@@ -106,6 +107,7 @@ class Election:
         self._ttl_s = ttl_s
         self._clock = clock
         self._term: Leadership | None = None
+        self._left: Lead | None = None  # a term that is over, its lease not known to be
 
     @property
     def term(self) -> Leadership | None:
@@ -136,6 +138,10 @@ class Election:
         while True:
             sent = self._clock()
             try:
+                if self._left:  # our own lease must not keep us waiting
+                    await self._seat.resign_lead(self._left)
+                    self._left = None
+                    sent = self._clock()
                 lead = await self._seat.take_lead(self._me.encode(), self._ttl_s)
                 if lead:
                     return lead, Leadership(lead, self._deadline(sent, self._ttl_s), self._clock)
@@ -215,8 +221,10 @@ class Election:
 
     async def _resign(self, lead: Lead) -> None:
         """So that the next leader need not wait for the lease to run out."""
+        self._left = lead
         try:
-            async with asyncio.timeout(2.0):
+            async with asyncio.timeout(RESIGN_TIMEOUT_S):
                 await self._seat.resign_lead(lead)
+            self._left = None
         except (StoreUnavailable, TimeoutError) as error:
             log.warning("cannot resign", leader=self._me.id, reason=str(error))

@@ -57,6 +57,7 @@ class Feed:
         self._progressed = False
         self.reason = "nothing was read from etcd yet"
         self.holder = ""
+        self.pages = 0  # listed so far: who waits for the first list sees it move
         self.complete = asyncio.Event()
 
     async def run(self) -> None:
@@ -92,6 +93,7 @@ class Feed:
         start = PREFIX
         while True:
             page = await self._page(start, revision)
+            self.pages += 1
             revision = revision or page.header.revision
             for kv in page.kvs:
                 if kv.key == LEADER:

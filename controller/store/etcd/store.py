@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -81,12 +82,17 @@ class EtcdStore:
     # Life
 
     async def start(self, timeout_s: float = START_TIMEOUT_S) -> None:
-        """Returns once the mirror is complete. Raises StoreUnavailable, or Undecodable."""
+        """Returns once the mirror is complete. Raises StoreUnavailable where nothing comes for
+        `timeout_s`, Undecodable where what comes cannot be read."""
         self._feeding = asyncio.create_task(self._feed.run(), name="etcd-feed")
         complete = asyncio.create_task(self._feed.complete.wait())
-        done, _ = await asyncio.wait(
-            {self._feeding, complete}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
-        )
+        done: set[asyncio.Task[Any]] = set()
+        seen = -1
+        while not done and self._feed.pages > seen:  # a long list is no failure while it moves
+            seen = self._feed.pages
+            done, _ = await asyncio.wait(
+                {self._feeding, complete}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
+            )
         complete.cancel()
         if complete in done:
             if self._client.config.sole:
@@ -116,6 +122,14 @@ class EtcdStore:
             await asyncio.wait({self._feeding})
         self._mirror.end("the store is closed")
         await self._client.close()
+
+    async def feed_ended(self) -> None:
+        """Raises what ended the mirror for good (Undecodable, Rewound): the process cannot go on
+        with it. Otherwise waits until cancelled."""
+        assert self._feeding is not None, "start() first"
+        await asyncio.wait({self._feeding})
+        if not self._feeding.cancelled():
+            self._feeding.result()
 
     @property
     def behind_reason(self) -> str:

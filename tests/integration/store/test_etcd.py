@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import time
 from signal import SIGCONT, SIGSTOP
 
@@ -17,6 +18,7 @@ from controller.leader import Election, Leader, Leadership
 from controller.store import codec
 from controller.store.base import Conflict, Deposed, Kind, StoreUnavailable
 from controller.store.etcd import EtcdStore
+from controller.store.etcd.feed import Rewound
 from tests.integration.store.etcds import Etcd
 from tests.integration.store.test_store import a_node, a_slot
 
@@ -217,6 +219,100 @@ async def test_a_revoked_lease_ends_the_term(etcd: Etcd) -> None:
     assert guards[1].create_revision > guards[0].create_revision
     leading.cancel()
     await asyncio.wait({leading})
+    await store.close()
+
+
+async def test_a_killed_leader_is_followed_after_its_lease(etcd: Etcd) -> None:
+    """Without resignation or renewal the next leader comes when the lease has run out."""
+    killed, store = await started(etcd), await started(etcd)
+    assert await killed.take_lead("killed", 2)
+    terms: list[str] = []
+    began = time.monotonic()
+    leading = asyncio.create_task(lead(store, "next", terms))
+    await until(lambda: terms)
+    assert 1 < time.monotonic() - began < 5
+    leading.cancel()
+    await asyncio.wait({leading})
+    await killed.close()
+    await store.close()
+
+
+async def test_a_short_outage_does_not_cost_a_lease(etcd: Etcd) -> None:
+    """A leader that gave up while etcd restarted leads again without waiting for its own
+    lease, which lives on."""
+    store = await started(etcd)
+    begun = 0
+
+    async def work(term: Leadership) -> None:
+        nonlocal begun
+        begun += 1
+        if begun == 1:
+            etcd.kill()
+            await store.commit((a_node("a"),), term.guard)  # as a loop does: gives up
+        await asyncio.Event().wait()
+
+    leading = asyncio.create_task(Election(store, Leader("one", "a:1"), ttl_s=60).run(work))
+    await until(lambda: begun == 1)
+    await asyncio.sleep(3)  # longer than a resignation is tried
+    etcd.start()
+    await until(lambda: begun == 2, 15)
+    leading.cancel()
+    await asyncio.wait({leading})
+    await store.close()
+
+
+async def test_a_stalled_leader_writes_nothing(etcd: Etcd) -> None:
+    """A leader whose process stood still for longer than its lease has been replaced."""
+    store = await started(etcd)
+    outcome = []
+
+    async def work(term: Leadership) -> None:
+        if outcome:
+            await asyncio.Event().wait()
+        time.sleep(4)
+        outcome.append(term.holds)
+        try:
+            await store.commit((a_node("a"),), term.guard)
+        finally:
+            outcome.append(not store.tables.nodes)
+
+    leading = asyncio.create_task(Election(store, Leader("one", "a:1"), ttl_s=2).run(work))
+    await until(lambda: len(outcome) == 2)
+    assert outcome == [False, True]
+    leading.cancel()
+    await asyncio.wait({leading})
+    await store.close()
+
+
+async def test_old_revisions_are_compacted(etcd: Etcd) -> None:
+    """The leader's upkeep makes etcd forget, and the watch does not suffer from it."""
+    store = await started(etcd)
+    await store.commit((a_node("a"),), None)
+    first = store.tables.revision
+    for i in range(3):
+        await store.commit((a_slot(i),), None)
+    upkeep = asyncio.create_task(store.keep_compacted(0.3))
+    old = ("get", "/bayplan/v1/nodes/a", f"--rev={first}")
+    await until(lambda: "compacted" in etcd.ctl(*old, check=False).stderr)
+    await store.commit((a_node("b"),), None)
+    assert {("", "a"), ("", "b")} == set(store.tables.nodes)
+    upkeep.cancel()
+    await asyncio.wait({upkeep})
+    await store.close()
+
+
+async def test_an_etcd_that_lost_data_is_noticed(etcd: Etcd) -> None:
+    """Where etcd comes back with less than was seen, the mirror ends and says so."""
+    store = await started(etcd)
+    for i in range(5):
+        await store.commit((a_slot(i),), None)
+    etcd.kill()
+    shutil.rmtree(etcd.directory / "data")
+    etcd.start()
+    with pytest.raises(Rewound, match="restart every controller"):
+        await asyncio.wait_for(store.feed_ended(), 15)
+    with pytest.raises(StoreUnavailable, match="went back"):
+        await store.wait_changed(store.tables.revision)
     await store.close()
 
 
