@@ -53,27 +53,52 @@ def expect(sock: socket.socket, wanted: bytes) -> list[int]:
     return fds
 
 
-def tell(sock: socket.socket, message: bytes, fds: Sequence[int] = ()) -> None:
-    """Send one message; a dead peer shows at the next answer."""
+def tell(sock: socket.socket, message: bytes, fds: Sequence[int] = ()) -> bool:
+    """Send one message; False where the peer has ended."""
     try:
         descriptors.send(sock, message, fds)
     except (BrokenPipeError, ConnectionResetError):
-        return
+        return False
+    return True
 
 
 def answer(sock: socket.socket, what: str) -> tuple[bytes, list[int]]:
     """In the caller: the next message; empty at end of file. RuntimeFailure for what init
     reports, and where it does not answer in time."""
     try:
-        message, fds = descriptors.receive(sock, _MESSAGE_MAX_BYTES)
+        message, fds = _receive(sock)
     except TimeoutError as error:
         raise RuntimeFailure(f"{what} took longer than {DEADLINE_S:g} s") from error
-    except ConnectionResetError:
-        return b"", []
     if message[:1] == FAILED:
-        report = json.loads(message[1:])
-        raise RuntimeFailure(report["message"], report["field"])
+        raise _failure(message)
     return message, fds
+
+
+def reported(sock: socket.socket) -> RuntimeFailure | None:
+    """What init has said before it died, where something else failed on our side for that."""
+    sock.setblocking(False)
+    try:
+        while message := _receive(sock)[0]:
+            if message[:1] == FAILED:
+                return _failure(message)
+    except BlockingIOError:
+        pass
+    finally:
+        sock.settimeout(DEADLINE_S)
+    return None
+
+
+def _receive(sock: socket.socket) -> tuple[bytes, list[int]]:
+    """A peer that closes with our message unread leaves ECONNRESET before what it sent, once."""
+    try:
+        return descriptors.receive(sock, _MESSAGE_MAX_BYTES)
+    except ConnectionResetError:
+        return descriptors.receive(sock, _MESSAGE_MAX_BYTES)
+
+
+def _failure(message: bytes) -> RuntimeFailure:
+    document = json.loads(message[1:])
+    return RuntimeFailure(document["message"], document["field"])
 
 
 def report(sock: socket.socket, error: BaseException, step: str) -> None:

@@ -56,11 +56,7 @@ def create(
             pid, pidfd = _spawn(init, sibling)
         undo.callback(os.close, pidfd)
         undo.callback(end, pidfd, sibling=sibling)
-        _map_ids(pid, config)
-        channel.tell(ours, channel.MAPPED)
-        _furnish(pid, init, preloaded, ours)
-        warnings = _admit(pid, config, cgroup, stdio)
-        channel.tell(ours, channel.ADMITTED)
+        warnings = _prepare(pid, init, preloaded, ours)
         master = _ready(ours)
         if master is not None:
             undo.callback(os.close, master)
@@ -119,6 +115,24 @@ def _open_namespace(path: str, index: int) -> int:
         raise RuntimeFailure(
             f"{path}: {error.strerror}", f"linux.namespaces[{index}].path"
         ) from error
+
+
+def _prepare(pid: int, init: Init, preloaded: Preloaded, ours: socket.socket) -> list[str]:
+    """The caller's side of channel.py up to ADMITTED. Where init died meanwhile, what it said
+    counts and not that its pid is gone."""
+    try:
+        _map_ids(pid, init.config)
+        channel.tell(ours, channel.MAPPED)
+        # Closing a detached mount waits for an RCU grace period: done while init works.
+        with contextlib.ExitStack() as held:
+            _furnish(pid, init, preloaded, ours, held)
+            warnings = _admit(pid, init.config, init.cgroup, init.stdio)
+            channel.tell(ours, channel.ADMITTED)
+    except RuntimeFailure as failure:
+        raise channel.reported(ours) or failure from failure.__cause__
+    except OSError as error:
+        raise channel.reported(ours) or RuntimeFailure(str(error)) from error
+    return warnings
 
 
 def _map_ids(pid: int, config: Config) -> None:
@@ -191,15 +205,17 @@ def limit(pid: int, process: Process) -> list[str]:
     return []
 
 
-def _furnish(pid: int, init: Init, preloaded: Preloaded, ours: socket.socket) -> None:
-    """Hand init its root and binds."""
-    with _user_namespace(pid, init.config) as userns_fd, contextlib.ExitStack() as opened:
-        fds = [rootfs.root(init.bundle, userns_fd, overlay_by_fd=preloaded.overlay_by_fd)]
-        opened.callback(os.close, fds[0])
+def _furnish(
+    pid: int, init: Init, preloaded: Preloaded, ours: socket.socket, held: contextlib.ExitStack
+) -> None:
+    """Hand init its root and binds. `held` closes them here."""
+    with _user_namespace(pid, init.config) as userns_fd:
+        fds = [rootfs.root(init.bundle, userns_fd, held, overlay_by_fd=preloaded.overlay_by_fd)]
+        held.callback(os.close, fds[0])
         for mount, words in init.mounts:
             if words.bind:
                 fds.append(rootfs.bind_source(init.bundle, mount, words, userns_fd))
-                opened.callback(os.close, fds[-1])
+                held.callback(os.close, fds[-1])
         channel.tell(ours, channel.ROOT, fds)
 
 

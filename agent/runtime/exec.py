@@ -59,9 +59,14 @@ def exec_(
         on_failure = undo.enter_context(contextlib.ExitStack())
         on_failure.callback(os.close, pidfd)
         on_failure.callback(end, pidfd, sibling=sibling)
-        state.cgroup.add(pid)
-        own_stdio(config, wanted, stdio)
-        warnings = limit(pid, wanted)
+        try:
+            state.cgroup.add(pid)
+            own_stdio(config, wanted, stdio)
+            warnings = limit(pid, wanted)
+        except OSError as error:
+            raise channel.reported(ours) or RuntimeFailure(
+                f"container {state.uid} ended meanwhile"
+            ) from error
         channel.tell(ours, channel.START)
         master = None
         message, fds = channel.answer(ours, "starting the command")

@@ -16,26 +16,32 @@ _NULL = os.makedev(1, 3)
 def mask(root: int, paths: Sequence[str]) -> None:
     """Hide files behind the host's /dev/null (opened here, never the image's own: the class of
     CVE-2025-31133) and directories behind one empty read-only tmpfs."""
-    null, empty = -1, -1
+    files: list[int] = []
+    directories: list[int] = []
     for path in paths:
         try:
             target = inside.open_path(root, path)
         except (FileNotFoundError, NotADirectoryError):
             continue
-        if os.path.isdir(target):
-            if empty < 0:
-                attributes = mounts.ATTR_RDONLY | mounts.ATTR_NOSUID | mounts.ATTR_NODEV
-                empty = mounts.new_filesystem(b"tmpfs", [], attributes=attributes)
-            copy = mounts.open_tree(b"", at=empty)
-        else:
-            null = _null() if null < 0 else null
-            copy = mounts.open_tree(b"", at=null)
+        (directories if os.path.isdir(target) else files).append(target)
+    if files:
+        _cover(_null(), files)
+    if directories:
+        attributes = mounts.ATTR_RDONLY | mounts.ATTR_NOSUID | mounts.ATTR_NODEV
+        _cover(mounts.new_filesystem(b"tmpfs", [], attributes=attributes), directories)
+
+
+def _cover(source: int, targets: Sequence[int]) -> None:
+    """Attach `source`, then copies of it: only since Linux 6.15 can a detached mount be copied,
+    and closing one that was never attached waits for an RCU grace period."""
+    mounts.move_mount(source, targets[0])
+    for target in targets[1:]:
+        copy = mounts.open_tree(b"", at=source)
         mounts.move_mount(copy, target)
         os.close(copy)
+    os.close(source)
+    for target in targets:
         os.close(target)
-    for fd in (null, empty):
-        if fd >= 0:
-            os.close(fd)
 
 
 def _null() -> int:

@@ -46,9 +46,15 @@ def load() -> Preloaded:
 
 
 def _overlay_by_fd() -> bool:
+    """Before Linux 6.5 overlayfs took any option until it was mounted: a kernel that accepts a
+    nonsensical one knows nothing of lowerdir+ either."""
+    return _takes(b"lowerdir+") and not _takes(b"bayplan-no-such-option")
+
+
+def _takes(option: bytes) -> bool:
     context = call("fsopen", b"overlay", 1)
     try:
-        call("fsconfig", context, 1, b"lowerdir+", b"/", 0)
+        call("fsconfig", context, 1, option, b"/", 0)
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import ExitStack
 from pathlib import Path
 
 from agent.runtime import channel, options
@@ -17,8 +18,9 @@ from agent.runtime.spec import Linux, Mount
 from agent.syscalls import credentials, descriptors, mounts, namespaces, processes
 
 
-def root(bundle: Bundle, userns_fd: int, *, overlay_by_fd: bool) -> int:
-    """The container's root as a detached mount. `userns_fd` -1: no user namespace."""
+def root(bundle: Bundle, userns_fd: int, held: ExitStack, *, overlay_by_fd: bool) -> int:
+    """The container's root as a detached mount. `userns_fd` -1: no user namespace. `held` closes
+    what was needed to make it."""
     if bundle.layers is None:
         path = os.fsencode(bundle.rootfs)
         try:
@@ -28,7 +30,7 @@ def root(bundle: Bundle, userns_fd: int, *, overlay_by_fd: bool) -> int:
     try:
         base = _base(bundle.config.linux) if userns_fd >= 0 else (0, 0)
         if overlay_by_fd:
-            return _overlay(bundle.layers, userns_fd, base)
+            return _overlay(bundle.layers, userns_fd, base, held)
         return _overlay_attached(bundle.layers, userns_fd, base)
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
@@ -54,26 +56,19 @@ def _idmapped(path: Path, userns_fd: int, attributes: int = 0) -> int:
     return fd
 
 
-def _overlay(layers: Layers, userns_fd: int, base: tuple[int, int]) -> int:
+def _overlay(layers: Layers, userns_fd: int, base: tuple[int, int], held: ExitStack) -> int:
     """fsopen with layers by descriptor, none of them attached anywhere."""
-    opened: list[int] = []
-    try:
-        for layer in reversed(layers.lower):
-            fd = _idmapped(layer, userns_fd, mounts.ATTR_RDONLY)
-            opened.append(fd)
-        writable = _idmapped(layers.upper.parent, userns_fd)
-        opened.append(writable)
-        fields: list[tuple[bytes, bytes | None]] = [
-            (b"lowerdir+", b"/proc/self/fd/%d" % fd) for fd in opened[:-1]
-        ]
-        for key, path in ((b"upperdir", layers.upper), (b"workdir", layers.work)):
-            name = os.fsencode(path.name)
-            fields.append((key, b"/proc/self/fd/%d/%s" % (writable, name)))
-        with credentials.filesystem_ids(*base):
-            return mounts.new_filesystem(b"overlay", fields)
-    finally:
-        for fd in opened:
-            os.close(fd)
+    fields: list[tuple[bytes, bytes | None]] = []
+    for layer in reversed(layers.lower):
+        fd = _idmapped(layer, userns_fd, mounts.ATTR_RDONLY)
+        held.callback(os.close, fd)
+        fields.append((b"lowerdir+", b"/proc/self/fd/%d" % fd))
+    writable = _idmapped(layers.upper.parent, userns_fd)
+    held.callback(os.close, writable)
+    for key, path in ((b"upperdir", layers.upper), (b"workdir", layers.work)):
+        fields.append((key, b"/proc/self/fd/%d/%s" % (writable, os.fsencode(path.name))))
+    with credentials.filesystem_ids(*base):
+        return mounts.new_filesystem(b"overlay", fields)
 
 
 def _overlay_attached(layers: Layers, userns_fd: int, base: tuple[int, int]) -> int:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import traceback
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ import pytest
 from agent.runtime import bundle, cgroups, create, delete, kill, pause, start, state, update
 from agent.runtime.failure import RuntimeFailure
 from agent.runtime.stdio import Stdio
+from agent.syscalls import mounts, namespaces
 from bayplan.model.resources import Resources
 from bayplan.model.service import Mount, MountKind, NetworkMode, UserNamespace
 from tests.host.runtime.conftest import ID_BASE, Rig, wait
@@ -291,6 +294,15 @@ def test_what_cannot_be_started_is_said(rig: Rig, command: str, message: str) ->
     assert (caught.value.message, caught.value.field) == (message, "process.args[0]")
 
 
+def test_start_of_what_was_killed_is_said(rig: Rig) -> None:
+    """An init that was killed while it was held is not taken for one that has executed."""
+    container = rig.create(rig.bundle("true"))
+    os.kill(container.pid, signal.SIGKILL)
+    wait(container.pid)
+    with pytest.raises(RuntimeFailure, match="ended before it was started"):
+        start.start(container)
+
+
 def test_missing_working_directory_is_said(rig: Rig) -> None:
     """So has a working directory that is not there."""
     with pytest.raises(RuntimeFailure, match=r'process\.cwd: working directory "/nowhere"'):
@@ -321,27 +333,46 @@ def test_a_failed_create_leaves_nothing(rig: Rig) -> None:
 
 
 def test_fifty_cycles_leak_nothing(rig: Rig) -> None:
-    """Mounts, cgroups, descriptors, namespaces and processes are as many after as before."""
-
-    def count() -> tuple[int, ...]:
-        mounts = Path("/proc/self/mountinfo").read_text().count("\n")
-        groups = sum(len(os.listdir(m)) for m in rig.host.hierarchy.mounts.values())
-        return mounts, groups, len(os.listdir("/proc/self/fd"))
-
+    """Mounts, cgroups, descriptors, namespaces and processes are as many after as before; in a
+    mount namespace of our own, where nobody else mounts."""
     made = rig.bundle("true")
-    rig.run_bundle(made)
-    rig.close()
-    rig.containers.clear()
-    before = count()
-    for _ in range(50):
+    parent = posixpath.dirname(made.config.linux.cgroups_path)
+    rig.run("true")
+    pid = os.fork()
+    if pid == 0:
+        try:
+            namespaces.unshare(namespaces.CLONE_NEWNS)
+            mounts.mount(None, b"/", None, mounts.MS_PRIVATE | mounts.MS_REC, None)
+            before = _remains(rig, parent)
+            _cycles(rig, made, 50)
+            after = _remains(rig, parent)
+            assert after == before, f"{before} became {after}"
+        except BaseException:  # noqa: BLE001  a child must not return
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    assert wait(pid) == 0
+
+
+def _cycles(rig: Rig, made: bundle.Bundle, count: int) -> None:
+    for _ in range(count):
         container = create.create("cycle", made, Stdio(), rig.host)
         start.start(container)
         assert wait(container.pid) == 0
         delete.delete(container.state)
         container.close()
-    assert count() == before
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+
+
+def _remains(rig: Rig, parent: str) -> tuple[int, int, int, int]:
+    """(mounts, cgroups, descriptors, children)"""
+    groups = sum(
+        len(os.listdir(mount + parent))
+        for mount in rig.host.hierarchy.mounts.values()
+        if os.path.isdir(mount + parent)
+    )
+    children = len(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
+    lines = Path("/proc/self/mountinfo").read_text().count("\n")
+    return lines, groups, len(os.listdir("/proc/self/fd")), children
 
 
 def test_limits_sysctls_and_umask(rig: Rig) -> None:
