@@ -16,12 +16,12 @@ import ssl
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
+import bayplan
 from agent import host, metrics
 from agent.bundle.bundles import Bundles
 from agent.checkpoint import Checkpoint
@@ -35,12 +35,13 @@ from agent.network import Network, NetworkError
 from agent.shims import Adopted, ExecSession, Shims, State
 from agent.volumes import Volumes
 from bayplan import pki
-from bayplan.https import HttpsServer, server_context
+from bayplan.https import HttpsServer, client_context, server_context
 from bayplan.model.assignment import Assignment
 from bayplan.model.errors import BayplanError, Unavailable
 from bayplan.model.node import Node, NodeCondition, NodeReport
 from bayplan.model.task import FINAL, TaskStatus
 from bayplan.oci.registry import Endpoint
+from bayplan.pki import SERVER_NAME
 
 if TYPE_CHECKING:
     from agent.session import Session
@@ -70,24 +71,13 @@ class Clock:
         return self._base + boottime
 
 
-class _ServerName(ssl.SSLContext):
-    """Checks the one name that every controller's certificate has, whatever the address."""
-
-    def wrap_bio(self, *arguments: Any, **options: Any) -> ssl.SSLObject:
-        """What asyncio's TLS is made with."""
-        from bayplan.client import SERVER_NAME
-
-        options["server_hostname"] = SERVER_NAME
-        return super().wrap_bio(*arguments, **options)
-
-
 class Agent:
     """One host's agent. `run` until cancelled."""
 
     def __init__(self, config: AgentConfig) -> None:
         self._config = config
         self._clock = Clock()
-        self._version = _version()
+        self._version = bayplan.__version__
         self._identity = IdentityStore(config.state_dir / "pki")
         self._name = self._identity.load().name
         self._checkpoint = Checkpoint(config.state_dir, uid_base=config.uid_base)
@@ -363,12 +353,9 @@ class Agent:
             controller = self._session.controller if self._session else self._controllers[0]
             address = f"{controller.rpartition(':')[0]}:{REGISTRY_PORT}"
         if self._registry_tls is None:
-            context = _ServerName(ssl.PROTOCOL_TLS_CLIENT)
-            context.minimum_version = ssl.TLSVersion.TLSv1_2
-            context.load_verify_locations(self._identity.ca)
-            context.load_cert_chain(self._identity.certificate, self._identity.key)
-            self._registry_tls = context
-        return Endpoint(host=address, tls=self._registry_tls)
+            identity = self._identity
+            self._registry_tls = client_context(identity.certificate, identity.key, identity.ca)
+        return Endpoint(host=address, tls=self._registry_tls, server_name=SERVER_NAME)
 
     async def _collect_images(self) -> None:
         """Drops images nobody runs, once the disk fills up; until then they save pulls."""
@@ -457,13 +444,6 @@ def _container(adopted: Adopted) -> on.Container:
         oom_killed=exited.oom_killed if exited else False,
         exited_at=exited.at if exited else 0.0,
     )
-
-
-def _version() -> str:
-    try:
-        return version("bayplan")
-    except PackageNotFoundError:
-        return "0.0.0"
 
 
 @contextlib.contextmanager

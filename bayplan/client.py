@@ -21,14 +21,11 @@ from grpc import aio
 
 from bayplan import pki
 from bayplan.model import errors
+from bayplan.pki import SERVER_NAME
 from bayplan.wire._pb.bayplan.v1 import control_pb2 as control
 from bayplan.wire._pb.bayplan.v1 import dispatcher_pb2 as dispatcher
 from bayplan.wire._pb.bayplan.v1.control_pb2_grpc import ControlStub
 from bayplan.wire._pb.bayplan.v1.dispatcher_pb2_grpc import JoinStub
-
-SERVER_NAME: Final = "controller.bayplan"
-"""A subject alternative name of every controller's certificate and of no other: what is checked,
-so that a controller can be reached under any address (a forwarded port, a load balancer)."""
 
 CODE_KEY: Final = "bayplan-code"
 HINT_KEY: Final = "bayplan-hint-bin"

@@ -47,6 +47,11 @@ COMMON_NAME_MAX = 64
 """X.520's upper bound of a CN."""
 
 
+SERVER_NAME = "controller.bayplan"
+"""A subject alternative name of every controller's certificate and of no other: what is checked,
+so that a controller can be reached under any address (a forwarded port, a load balancer)."""
+
+
 class PkiError(BayplanError):
     """A certificate, request, key file or sealed value that cannot be used."""
 

@@ -12,6 +12,9 @@ import click
 from bayplan.cli.settings import Settings, shared_options
 from bayplan.model.errors import BayplanError
 
+# gRPC's C core writes its own log to standard error, beside the one sentence we print.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
 # verb: (module below bayplan.cli.verbs, help in one line), in the order of the help
 VERBS: dict[str, tuple[str, str]] = {
     "apply": ("apply", "Create and change what the files say, and wait until it runs."),

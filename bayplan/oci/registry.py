@@ -41,11 +41,13 @@ class RegistryError(BayplanError):
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """Where a registry is and how to speak with it. `tls` None: the system's trust store;
-    `plain_http` only where the operator allowed it by name."""
+    `plain_http` only where the operator allowed it by name; `server_name`: the name the server's
+    certificate must have, where it is not that of `host`."""
 
     host: str
     tls: ssl.SSLContext | None = None
     plain_http: bool = False
+    server_name: str = ""
     username: str = ""
     password: str = field(default="", repr=False)
 
@@ -65,6 +67,7 @@ class RegistryClient:
             timeout=TIMEOUT,
             trust_env=endpoint.tls is None,
         )
+        self._extensions = {"sni_hostname": endpoint.server_name} if endpoint.server_name else {}
         self._tokens: dict[str, str] = {}
 
     async def __aenter__(self) -> Self:
@@ -215,7 +218,10 @@ class RegistryClient:
         }
         try:
             response = await self._http.put(
-                f"{location}{joint}digest={blob.digest}", content=body(), headers=headers
+                f"{location}{joint}digest={blob.digest}",
+                content=body(),
+                headers=headers,
+                extensions=self._extensions,
             )
         except httpx.TransportError as error:
             raise self._unreachable(error) from error
@@ -247,7 +253,11 @@ class RegistryClient:
         """One request, answered to a challenge once. Raises RegistryError where nobody answers."""
         for attempt in (1, 2):
             request = self._http.build_request(
-                method, path, headers={**headers, **self._authorization(scope)}, content=content
+                method,
+                path,
+                headers={**headers, **self._authorization(scope)},
+                content=content,
+                extensions=self._extensions,
             )
             try:
                 response = await self._http.send(request, stream=stream)

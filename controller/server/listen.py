@@ -31,6 +31,8 @@ OPTIONS: Final[list[tuple[str, Any]]] = [
     # Without it a frozen peer is noticed after a minute, whatever keepalive says.
     ("grpc.http2.ping_timeout_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
+    # Clients ping every 10 s; by default a server calls that abuse where a stream is silent.
+    ("grpc.http2.min_ping_interval_without_data_ms", 4_000),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 1_000),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.max_receive_message_length", 64 << 20),

@@ -18,9 +18,9 @@ from typing import Any, Final
 import grpc
 
 from bayplan import pki
-from bayplan.client import SERVER_NAME
 from bayplan.model.errors import Conflict
 from bayplan.model.identity import Cluster, Identity, Role
+from bayplan.pki import SERVER_NAME
 from controller.store.base import Kind, Put, Store
 
 CA_KEY_BELONGS_TO: Final = "cluster/cluster/ca_key"

@@ -111,7 +111,9 @@ def _with_registry(
     """Run `work` with a client of the context's registry, within `--timeout`."""
     import ssl
 
+    from bayplan.https import client_context
     from bayplan.oci.registry import Endpoint, RegistryClient
+    from bayplan.pki import SERVER_NAME
 
     context = settings.chosen()
     address = context.registry or settings.call(lambda c: c.get_version()).registry_address
@@ -119,11 +121,8 @@ def _with_registry(
         raise Unavailable(
             f"context {context.name} names no registry", hint="bay context add --registry"
         )
-    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    tls.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
-        tls.load_verify_locations(context.ca)
-        tls.load_cert_chain(context.cert, context.key)
+        tls = client_context(context.cert, context.key, context.ca)
     except (OSError, ssl.SSLError) as error:
         raise Unavailable(
             f"the certificate of context {context.name} cannot be used: {error}",
@@ -132,7 +131,7 @@ def _with_registry(
     limit_s = settings.timeout_s or limit_s
 
     async def bounded() -> T:
-        async with RegistryClient(Endpoint(address, tls)) as registry:
+        async with RegistryClient(Endpoint(address, tls, server_name=SERVER_NAME)) as registry:
             try:
                 async with asyncio.timeout(limit_s):
                     return await work(registry)

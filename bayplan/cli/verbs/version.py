@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as installed
 from typing import TYPE_CHECKING
 
 import click
 
+import bayplan
 from bayplan.cli.settings import Settings, verb
 
 if TYPE_CHECKING:
     from bayplan.client import Client
-
-
-def own_version() -> str:
-    """The version of this installation; `source` where it runs from a checkout."""
-    try:
-        return installed("bayplan")
-    except PackageNotFoundError:
-        return "source"
 
 
 @verb("version")
@@ -29,7 +20,7 @@ def command(settings: Settings, only_client: bool) -> None:
     from bayplan.cli import render
 
     if only_client:
-        render.show(f"bay {own_version()}\n")
+        render.show(f"bay {bayplan.__version__}\n")
         return
 
     async def show(client: Client) -> None:
@@ -42,7 +33,7 @@ def command(settings: Settings, only_client: bool) -> None:
         render.show(
             fields(
                 [
-                    ("bay", own_version()),
+                    ("bay", bayplan.__version__),
                     ("controller", answer.version),
                     ("cluster", answer.cluster_id),
                     ("leader", answer.leader_address or "none at the moment"),
