@@ -33,10 +33,9 @@ LEADER_KEY: Final = "bayplan-leader"
 """Trailing metadata of an error: its stable code, its advice (UTF-8), the leader's address."""
 
 DEADLINE_S: Final = 30.0
-PATIENCE_S: Final = 10.0
+PATIENCE_S: Final = 15.0
 CONNECT_S: Final = 5.0
 RETRY_S: Final = 0.25
-REDIRECTS_MAX: Final = 20
 
 NOT_REPEATABLE: Final = frozenset({"Restart", "Rollback", "CreateToken"})
 """Calls that do something again when sent twice: repeated only where the first try was certainly
@@ -372,13 +371,24 @@ class Client:
         request = control.LabelNodeRequest(node=node, set=labels, remove=remove)
         return await self._change("LabelNode", request)
 
+    async def _leader(self) -> str:
+        """The leader's address. Raises Unavailable where none is elected in time."""
+        deadline = time.monotonic() + self._patience_s
+        while not (leader := (await self.get_version()).leader_address):
+            if time.monotonic() >= deadline:
+                raise errors.Unavailable(
+                    "no controller leads", hint="`bay version` says what is wrong"
+                )
+            self._on_wait("waiting for a leader to be elected")
+            await asyncio.sleep(RETRY_S)
+        return leader
+
     async def exec(
         self, inputs: AsyncIterable[dispatcher.ExecInput]
     ) -> AsyncIterator[dispatcher.ExecOutput]:
         """The first input is `start`. Ends after `exit_code` or `error`."""
         # What was typed cannot be sent twice, so the leader is found before anything is.
-        leader = (await self.get_version()).leader_address or self._current
-        call = self._stub(leader).Exec(inputs)
+        call = self._stub(await self._leader()).Exec(inputs)
         try:
             async for output in call:
                 yield output
@@ -419,7 +429,6 @@ class _Search:
         now = time.monotonic()
         self._deadline = now + deadline_s
         self._patience = now + min(client._patience_s, deadline_s)
-        self._redirects = 0
         self._unreachable: dict[str, str] = {}
 
     def remaining_s(self) -> float:
@@ -452,15 +461,21 @@ class _Search:
         await asyncio.sleep(RETRY_S)
 
     async def _redirect(self, error: errors.NotLeader) -> None:
+        """On to the leader a follower names; slowly where that one was just tried in vain: it is
+        gone, and its term runs out."""
         client = self._client
-        self._redirects += 1
-        if self._redirects > REDIRECTS_MAX or time.monotonic() >= self._patience:
-            raise error
+        if time.monotonic() >= self._patience:
+            gone = self._unreachable.get(error.leader)
+            raise errors.Unavailable(
+                f"no controller leads: {gone or error.message}",
+                hint="`bay version` says what is wrong; try again in a few seconds",
+            ) from error
         if error.leader and error.leader != client._current:
             client._current = error.leader
-            return
-        client._on_wait(f"waiting for a leader: {error.message}")
-        await asyncio.sleep(min(RETRY_S * self._redirects, 1.0))
+            if error.leader not in self._unreachable:
+                return
+        client._on_wait("waiting for a leader to be elected")
+        await asyncio.sleep(RETRY_S)
 
 
 # Joining: the server-authenticated port.

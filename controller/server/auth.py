@@ -158,11 +158,12 @@ def authorize(method: str, caller: Caller) -> Rule:
                 f"{caller} cannot call {call}: nodes only talk to the dispatcher"
             )
         return rule
-    if rule.need in _HOLDS[caller.identity.role]:
+    identity = caller.identity
+    if rule.need in _HOLDS[identity.role] or (rule.need is Need.EXEC and identity.exec):
         return rule
-    if rule.need is Need.EXEC and caller.identity.exec:
-        return rule
-    raise PermissionDenied(f"{caller} cannot call {call}: {_lacks(rule)}", hint=_way(rule, caller))
+    raise PermissionDenied(
+        f"{caller} cannot call {call}: {_lacks(rule)}", hint=_way(rule, identity)
+    )
 
 
 def _lacks(rule: Rule) -> str:
@@ -175,11 +176,13 @@ def _lacks(rule: Rule) -> str:
             return f"it needs the role {rule.need}"
 
 
-def _way(rule: Rule, caller: Caller) -> str:
+def _way(rule: Rule, identity: Identity) -> str:
     match rule.need:
         case Need.EXEC:
-            return f"an administrator can grant it: `bay user add {caller.name} --exec`"
+            return f"an administrator can grant it: `bay user add {identity.name} --exec`"
         case Need.NODE:
             return "join the host with `bayplan-agent` and a token from `bay node token`"
         case _:
-            return f"an administrator can give it: `bay user add {caller.name} --role {rule.need}`"
+            return (
+                f"an administrator can give it: `bay user add {identity.name} --role {rule.need}`"
+            )

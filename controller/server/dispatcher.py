@@ -20,6 +20,7 @@ from controller.reconcilers.hub import Session, SessionHub
 from controller.reconcilers.messages import EndSession
 from controller.server import messages, people
 from controller.server.auth import CALLER
+from controller.server.edge import Leadership
 from controller.server.intent import Desk, Outcome
 from controller.server.join import is_address, source_of
 from controller.server.parts import Parts
@@ -102,7 +103,7 @@ class Dispatcher(DispatcherServicer):
         log.info("session begins", node=node, session=session.id, version=first.hello.version)
         reading = asyncio.create_task(_read(session, request_iterator))
         try:
-            async for message in _outgoing(connection, reading, parts.leadership.address):
+            async for message in _outgoing(connection, reading, parts.leadership):
                 yield message
         finally:
             reading.cancel()
@@ -164,7 +165,7 @@ async def _read(session: Session, requests: AsyncIterator[dispatcher.AgentMessag
 
 
 async def _outgoing(
-    connection: _Connection, reading: asyncio.Task[None], leader: str
+    connection: _Connection, reading: asyncio.Task[None], leadership: Leadership
 ) -> AsyncIterator[dispatcher.ControllerMessage]:
     """Until the agent's side ends, or the sessions end it. Raises what ended it."""
     following: asyncio.Future[Any] = asyncio.ensure_future(connection.session.next())
@@ -175,7 +176,7 @@ async def _outgoing(
             if following.done():
                 message = following.result()
                 if isinstance(message, EndSession):
-                    raise _ended(message, leader)
+                    raise _ended(message, leadership.address)
                 yield messages.sent(message)
                 following = asyncio.ensure_future(connection.session.next())
             if tunnel.done():

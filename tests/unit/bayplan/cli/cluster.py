@@ -42,6 +42,7 @@ class Fake(ControlServicer):
     a code, a message and a hint; `asked` holds requests by call."""
 
     def __init__(self) -> None:
+        self.address = ""
         self.views: list[Any] = []
         self.changes: list[Any] = []
         self.fails: dict[str, tuple[str, str, str]] = {}
@@ -58,7 +59,13 @@ class Fake(ControlServicer):
     def GetVersion(self, request: Any, context: Any) -> Any:
         self._ask("GetVersion", request, context)
         caller = types.Identity(name="ada", role=types.ROLE_OPERATOR)
-        return control.GetVersionResponse(version="1", nodes_ready=2, nodes_total=3, caller=caller)
+        return control.GetVersionResponse(
+            version="1",
+            leader_address=self.address,
+            nodes_ready=2,
+            nodes_total=3,
+            caller=caller,
+        )
 
     def ListServices(self, request: Any, context: Any) -> Any:
         self._ask("ListServices", request, context)
@@ -124,6 +131,7 @@ def serve(fake: Fake, directory: Path) -> tuple[grpc.Server, int]:
         require_client_auth=True,
     )
     port = made.add_secure_port("127.0.0.1:0", credentials)
+    fake.address = f"127.0.0.1:{port}"
     made.start()
     config = load_config(directory)
     ca, cert, key = store_credentials(

@@ -1,0 +1,291 @@
+"""Hosts that join, hold sessions, serve logs and exec, and are removed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc import aio
+
+from bayplan import client as clients
+from bayplan import pki
+from bayplan.client import CHANNEL_OPTIONS, Credentials
+from bayplan.model.errors import Conflict, PermissionDenied, Unavailable
+from bayplan.wire._pb.bayplan.v1 import dispatcher_pb2 as pb
+from bayplan.wire._pb.bayplan.v1.control_pb2 import ApplyRequest
+from bayplan.wire._pb.bayplan.v1.control_pb2_grpc import ControlStub
+from tests.integration.controller.agents import Host, serve_logs
+from tests.integration.controller.running import (
+    Running,
+    a_node,
+    a_node_token,
+    a_service,
+    applying,
+)
+
+
+async def serving(client: clients.Client, service: str, ready: int) -> Any:
+    """The view once `ready` tasks of the service serve."""
+    async with asyncio.timeout(15):
+        async for view in client.watch_service("default", service):
+            if view.replicas_ready == ready:
+                return view
+    raise AssertionError("the watch ended")
+
+
+async def test_join_gives_a_subnet_and_a_certificate(running: Running) -> None:
+    """Two hosts get different subnets of the pool."""
+    await a_node(running, "join-1")
+    await a_node(running, "join-2")
+    async with running.client() as client:
+        nodes = {v.node.name: v.node for v in await client.list_nodes()}
+    assert nodes["join-1"].subnet.startswith("10.")
+    assert nodes["join-1"].subnet != nodes["join-2"].subnet
+
+
+async def test_wrong_tokens_are_refused(running: Running) -> None:
+    """A changed secret, an expired one, one of another purpose, one bound to another name."""
+    token = pki.parse_token(await a_node_token(running))
+    forged = pki.Token(token.id, "a" * 32, token.ca_digest).text()
+    with pytest.raises(PermissionDenied, match="not known here"):
+        await a_node(running, "forged", forged)
+    short = await a_node_token(running, lifetime_s=0.2)
+    await asyncio.sleep(0.3)
+    with pytest.raises(PermissionDenied, match="expired"):
+        await a_node(running, "late", short)
+    bound = await a_node_token(running, "right")
+    with pytest.raises(PermissionDenied, match="for node right alone"):
+        await a_node(running, "wrong", bound)
+    await a_node(running, "right", bound)
+    with pytest.raises(PermissionDenied, match="used already"):
+        await a_node(running, "right", bound)
+
+
+async def test_token_pins_the_ca(running: Running) -> None:
+    """A controller of another cluster is not believed, and does not see the token."""
+    other = pki.make_ca("other")
+    with pytest.raises(PermissionDenied, match="not a controller of the cluster"):
+        await clients.fetch_ca(running.addresses["join"], pki.ca_digest(other.certificate_pem))
+
+
+async def test_name_taken_needs_a_bound_token(running: Running) -> None:
+    """Nobody takes another's name over with a token for anybody; the bound one ends the old
+    certificate."""
+    before = await a_node(running, "taken")
+    with pytest.raises(Conflict, match="there is a node taken already"):
+        await a_node(running, "taken")
+    bound = await a_node_token(running, "taken")
+    after = await a_node(running, "taken", bound)
+    async with Host("taken", running.addresses["control"], before) as host:
+        error = await asyncio.wait_for(host.ended, 5)
+        assert isinstance(error, aio.AioRpcError)
+        assert "was revoked" in (error.details() or "")
+    async with Host("taken", running.addresses["control"], after) as host:
+        await asyncio.wait_for(host.welcomed.wait(), 5)
+
+
+async def test_too_many_wrong_tokens_have_to_wait(own: Running) -> None:
+    """Guessing is slowed down per source address."""
+    own.start()
+    token = pki.parse_token(await a_node_token(own))
+    forged = pki.Token(token.id, "b" * 32, token.ca_digest).text()
+    for _ in range(10):
+        with pytest.raises(PermissionDenied):
+            await a_node(own, "guess", forged)
+    with pytest.raises(Unavailable, match="too many refused attempts"):
+        await a_node(own, "guess", token.text())
+
+
+async def test_node_runs_tasks_and_logs_and_exec(own: Running) -> None:
+    """From apply to a log line and an exit code, through the session and its tunnels."""
+    own.start()
+    running = own
+    credentials = await a_node(running, "worker")
+    async with (
+        Host("worker", running.addresses["control"], credentials) as host,
+        running.client() as client,
+    ):
+        await client.apply(applying(a_service("runs", replicas=2)))
+        view = await serving(client, "runs", 2)
+        names = sorted(f"{t.task.service}.{t.task.slot}.{t.task.attempt}" for t in view.tasks)
+        answering = asyncio.create_task(serve_logs(host, b"hello", b"world"))
+        request = pb.LogsRequest(namespace="default", service="runs")
+        lines = [line async for line in client.logs(request)]
+        answering.cancel()
+        assert sorted(line.task for line in lines) == sorted(names * 2)
+        assert {line.line for line in lines} == {b"hello", b"world"}
+        assert await execute(client, host, names[0]) == [b"abc", 7]
+        await client.delete_service("default", "runs")
+
+
+async def execute(client: clients.Client, host: Host, task: str) -> list[Any]:
+    """Exec in the task; the host answers with what it gets and exit code 7."""
+
+    async def inputs() -> Any:
+        start = pb.ExecStart(namespace="default", task=task, command=["cat"], stdin=True)
+        yield pb.ExecInput(start=start)
+        yield pb.ExecInput(stdin=b"abc")
+        await asyncio.sleep(5)
+
+    async def answer() -> None:
+        asked = await host.asked.get()
+        assert list(asked.exec.command) == ["cat"]
+        async with host.tunnel(asked.tunnel) as call:
+            frame = await call.read()
+            stdout = pb.ExecOutput(stdout=frame.exec_input.stdin)
+            await call.write(pb.TunnelFrame(exec_output=stdout))
+            await call.write(pb.TunnelFrame(exec_output=pb.ExecOutput(exit_code=7)))
+            await call.write(pb.TunnelFrame(close=pb.TunnelClose()))
+            await call.read()
+
+    answering = asyncio.create_task(answer())
+    got: list[Any] = []
+    async with asyncio.timeout(10):
+        async for output in client.exec(inputs()):
+            kind = output.WhichOneof("output")
+            got.append(output.stdout if kind == "stdout" else output.exit_code)
+    await answering
+    return got
+
+
+async def test_node_that_does_not_dial_is_named(own: Running) -> None:
+    """Logs of a task whose node does not answer end with a notice that says so."""
+    own.start()
+    running = own
+    credentials = await a_node(running, "deaf")
+    async with (
+        Host("deaf", running.addresses["control"], credentials),
+        running.client() as client,
+    ):
+        spec = a_service("unheard", replicas=1)
+        await client.apply(applying(spec))
+        view = await serving(client, "unheard", 1)
+        request = pb.LogsRequest(namespace="default", service="unheard")
+        async with asyncio.timeout(10):
+            (line,) = [line async for line in client.logs(request)]
+        assert f"node {view.tasks[0].task.node} did not answer within 5 s" in line.notice
+        await client.delete_service("default", "unheard")
+
+
+async def test_nobody_dials_anothers_tunnel(running: Running) -> None:
+    """A tunnel that was not asked for is refused."""
+    credentials = await a_node(running, "sneaky")
+    async with Host("sneaky", running.addresses["control"], credentials) as host:
+        async with host.tunnel("0" * 32) as call:
+            with pytest.raises(aio.AioRpcError) as refused:
+                await call.read()
+        assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+async def test_stolen_certificate_is_refused_after_removal(running: Running) -> None:
+    """`bay node rm` ends the node's session at once and refuses its certificate for everything."""
+    credentials = await a_node(running, "stolen")
+    address = running.addresses["control"]
+    async with Host("stolen", address, credentials) as host, running.client() as client:
+        await asyncio.wait_for(host.welcomed.wait(), 5)
+        await client.remove_node("stolen", force=True)
+        error = await asyncio.wait_for(host.ended, 5)
+        assert isinstance(error, aio.AioRpcError)
+    async with Host("stolen", address, credentials) as host:
+        error = await asyncio.wait_for(host.ended, 5)
+        assert isinstance(error, aio.AioRpcError)
+        assert error.code() is grpc.StatusCode.PERMISSION_DENIED
+        with pytest.raises(aio.AioRpcError) as refused:
+            await host.stub.RenewCertificate(pb.RenewCertificateRequest(), timeout=5)
+        assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+async def test_node_cannot_act_as_an_operator(running: Running) -> None:
+    """Its certificate opens the dispatcher alone."""
+    credentials = await a_node(running, "pretends")
+    channel = aio.secure_channel(
+        running.addresses["control"], credentials.channel(), options=CHANNEL_OPTIONS
+    )
+    async with channel:
+        stub: Any = ControlStub(channel)
+        with pytest.raises(aio.AioRpcError) as refused:
+            await stub.Apply(ApplyRequest(), timeout=5)
+    assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
+    assert "node pretends cannot call Apply" in (refused.value.details() or "")
+
+
+async def test_node_renews_its_certificate(running: Running) -> None:
+    """The new one works, and so does the old one until it expires."""
+    credentials = await a_node(running, "renews")
+    address = running.addresses["control"]
+    async with Host("renews", address, credentials) as host:
+        csr = pki.make_csr(credentials.key_pem.encode(), "renews")
+        answer = await host.stub.RenewCertificate(pb.RenewCertificateRequest(csr_pem=csr))
+    renewed = Credentials(
+        ca_pem=credentials.ca_pem,
+        certificate_pem=answer.certificate_pem,
+        key_pem=credentials.key_pem,
+    )
+    for held in (renewed, credentials):
+        async with Host("renews", address, held) as host:
+            await asyncio.wait_for(host.welcomed.wait(), 5)
+
+
+async def test_cordon_drain_label(running: Running) -> None:
+    """What operators set on a node."""
+    await a_node(running, "set")
+    async with running.client() as client:
+        await client.cordon("set")
+        await client.label_node("set", {"disk": "ssd"})
+        drained = await client.drain("set")
+        view = await client.get_node("set")
+        assert view.node.cordoned
+        assert view.node.draining
+        assert dict(view.node.labels) == {"disk": "ssd"}
+        assert "moves 0 tasks" in drained.changes[0].effect
+        await client.uncordon("set")
+        view = await client.get_node("set")
+        assert not view.node.cordoned
+        assert not view.node.draining
+
+
+def fetch(running: Running, path: str, directory: Path) -> tuple[int, bytes]:
+    context = ssl.create_default_context(cafile=str(directory / "ca.pem"))
+    context.load_cert_chain(directory / "cert.pem", directory / "key.pem")
+    url = f"https://{running.addresses['web']}{path}"
+    try:
+        with urllib.request.urlopen(url, context=context, timeout=10) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+async def test_web_face(running: Running, tmp_path: Path) -> None:
+    """Metrics and targets for who may read; a removed node's certificate is refused."""
+    admin = running.state / "admin"
+    credentials = await a_node(running, "scraped")
+    async with Host("scraped", running.addresses["control"], credentials):
+        async with asyncio.timeout(10):
+            while True:
+                status, body = await asyncio.to_thread(fetch, running, "/sd/agents", admin)
+                targets = {g["labels"]["node"]: g["targets"] for g in json.loads(body)}
+                if "scraped" in targets:
+                    break
+                await asyncio.sleep(0.1)
+        assert targets["scraped"] == ["127.0.0.1:9101"]
+        status, body = await asyncio.to_thread(fetch, running, "/metrics", admin)
+        assert status == 200
+        assert b"bayplan_controller_leader 1.0" in body
+        assert b'bayplan_controller_nodes{state="ready"}' in body
+        assert (await asyncio.to_thread(fetch, running, "/readyz", admin))[0] == 200
+    for name, text in (
+        ("ca.pem", credentials.ca_pem),
+        ("cert.pem", credentials.certificate_pem),
+        ("key.pem", credentials.key_pem),
+    ):
+        (tmp_path / name).write_text(text)
+    status, body = await asyncio.to_thread(fetch, running, "/metrics", tmp_path)
+    assert status == 403
+    assert b"nodes only talk to the dispatcher" in body
