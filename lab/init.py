@@ -48,6 +48,11 @@ def _become_init(name: str, directory: Path) -> None:
     boot_id = directory / "boot_id"
     boot_id.write_text(f"{uuid.uuid4()}\n")
     kernel.mount(str(boot_id), _BOOT_ID, "", kernel.MS_BIND)
+    # Containers may mount a /proc only where one is to be seen whole (mount_namespaces(7),
+    # "Restrictions on mount namespaces"), and the one with the other boot id is not.
+    whole = directory / "proc"
+    whole.mkdir(exist_ok=True, mode=0o700)
+    kernel.mount("proc", str(whole), "proc", secure)
     null = os.open("/dev/null", os.O_RDWR)
     for fd in (0, 1):
         os.dup2(null, fd)
