@@ -29,14 +29,14 @@ _COMMON = {
     "mount_setattr": 442,
 }
 _X86_64 = {
-    "capget": 125, "capset": 126, "keyctl": 250, "mount": 165, "pivot_root": 155, "prctl": 157,
-    "seccomp": 317, "setdomainname": 171, "setfsgid": 123, "setfsuid": 122, "setns": 308,
-    "umount2": 166, "unshare": 272,
+    "bpf": 321, "capget": 125, "capset": 126, "keyctl": 250, "mount": 165, "pivot_root": 155,
+    "prctl": 157, "seccomp": 317, "setdomainname": 171, "setfsgid": 123, "setfsuid": 122,
+    "setns": 308, "umount2": 166, "unshare": 272,
 }  # fmt: skip
 _AARCH64 = {
-    "capget": 90, "capset": 91, "keyctl": 219, "mount": 40, "pivot_root": 41, "prctl": 167,
-    "seccomp": 277, "setdomainname": 162, "setfsgid": 152, "setfsuid": 151, "setns": 268,
-    "umount2": 39, "unshare": 97,
+    "bpf": 280, "capget": 90, "capset": 91, "keyctl": 219, "mount": 40, "pivot_root": 41,
+    "prctl": 167, "seccomp": 277, "setdomainname": 162, "setfsgid": 152, "setfsuid": 151,
+    "setns": 268, "umount2": 39, "unshare": 97,
 }  # fmt: skip
 _BY_MACHINE = {"x86_64": _X86_64, "aarch64": _AARCH64}
 MACHINE = platform.machine()

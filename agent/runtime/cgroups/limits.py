@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
-from agent.runtime.cgroups.hierarchy import Cgroup, Kind, read, write
+from agent.runtime.cgroups import device_program
+from agent.runtime.cgroups.hierarchy import UNIFIED, Cgroup, Kind, read, write
 from agent.runtime.failure import RuntimeFailure
 from agent.runtime.spec import DeviceRule, Resources
+from agent.syscalls import bpf
 
 _PERIOD_US = 100_000
 
@@ -29,6 +32,8 @@ def apply(cgroup: Cgroup, resources: Resources, *, new: bool = True) -> None:
     running container leaves alone. RuntimeFailure names the field the kernel refused."""
     if cgroup.kind is Kind.V2:
         _apply_v2(cgroup, resources)
+        if new:
+            _devices_v2(cgroup, resources.devices)
     else:
         _apply_v1(cgroup, resources)
         if new:
@@ -80,6 +85,23 @@ def _devices_v1(cgroup: Cgroup, rules: Sequence[DeviceRule]) -> None:
     for rule in (*rules, *DEFAULT_DEVICE_RULES):
         name = "devices.allow" if rule.allow else "devices.deny"
         _set(cgroup, "devices", name, rule.line, "devices")
+
+
+def _devices_v2(cgroup: Cgroup, rules: Sequence[DeviceRule]) -> None:
+    """A program in place of the v1 controller's files (cgroup-v2.rst, "Device controller")."""
+    if not rules:
+        return
+    code = device_program.compile_((*rules, *DEFAULT_DEVICE_RULES))
+    try:
+        program = bpf.load(bpf.PROG_TYPE_CGROUP_DEVICE, code)
+        try:
+            bpf.attach(cgroup.directories[UNIFIED], program, bpf.ATTACH_CGROUP_DEVICE)
+        finally:
+            os.close(program)
+    except OSError as error:
+        raise RuntimeFailure(
+            f"cannot limit devices by a BPF program: {error.strerror}", "linux.resources.devices"
+        ) from error
 
 
 def _apply_v2(cgroup: Cgroup, resources: Resources) -> None:
