@@ -79,7 +79,11 @@ class Nodes:
         self._stepped_at = now
         self._next_at = now + STEP_S
         silent = {name: self._silent_s(name, tables, now) for (_, name) in sorted(tables.nodes)}
-        self.frozen_reason = self._frozen(tables, silent, now)
+        before_reason, self.frozen_reason = self.frozen_reason, self._frozen(tables, silent, now)
+        if before_reason and not self.frozen_reason:
+            # Some are heard again: the others get the time to follow.
+            self._floor_at = now
+            silent = {name: self._silent_s(name, tables, now) for name in silent}
         groups: list[Changes] = []
         notes: list[Note] = []
         for name, silent_s in silent.items():
@@ -112,6 +116,7 @@ class Nodes:
 
     def _frozen(self, tables: Tables, silent: Mapping[str, float], now: float) -> str:
         members = gone = 0
+        overdue = False
         for name, silent_s in silent.items():
             stored = tables.nodestatus.get(("", name))
             if stored is None:
@@ -122,9 +127,12 @@ class Nodes:
                     members += 1
                     gone += 1
             elif status.state is not NodeState.UNKNOWN:
+                # Those that are about to be overdue count too: last heartbeats before one and
+                # the same cut lie up to an interval apart.
                 members += 1
-                gone += silent_s >= self._lost_after_s
-        if gone >= FREEZE_NODES_MIN and gone > FREEZE_SHARE * members:
+                gone += silent_s >= self._suspect_after_s
+                overdue |= silent_s >= self._lost_after_s
+        if overdue and gone >= FREEZE_NODES_MIN and gone > FREEZE_SHARE * members:
             return (
                 f"{gone} of {members} nodes fell silent at once: their tasks are not replaced; "
                 "check the controller's network, or remove nodes that are gone for good "
@@ -171,8 +179,8 @@ class Nodes:
             if before.state is NodeState.LOST:
                 return NodeState.LOST, before.reason
             return NodeState.SUSPECT, f"not heard from for {self._suspect_after_s:g}s"
-        if heard is None:
-            return before.state, before.reason
+        if heard is None or heard.last_at < self._floor_at:
+            return before.state, before.reason  # given time, and not heard since
         return NodeState.READY, heard.reason
 
 

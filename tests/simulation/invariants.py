@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 SURGE_MAX = 2
-"""The largest max_surge that operators of the simulation ever ask for."""
+"""The largest max_surge that operators ask for, also in versions before this one."""
 WANTED = (DesiredState.READY, DesiredState.RUNNING)
 
 
@@ -57,7 +57,7 @@ class Watch:
             assert count <= 2, f"slot {slot} holds {count} tasks that are to run"
         for name, count in live.items():
             service = tables.services["default", name].value
-            most = service.replicas + SURGE_MAX
+            most = service.replicas + max(SURGE_MAX, service.spec.update.max_surge)
             assert count <= most, f"{name} has {count} live tasks, {most} are allowed"
         for namespace, name in tables.status:
             assert (namespace, name) in tables.tasks, f"status {name} has no task"

@@ -35,6 +35,8 @@ START = 1_000_000.0
 LEASE_S = 3.0
 LAG_MAX_S = 0.03
 MIB = 1 << 20
+BIG = Resources(cpu_millis=500, memory_bytes=256 * MIB)
+SMALL = Resources(cpu_millis=10, memory_bytes=MIB)
 
 
 @dataclass(slots=True)
@@ -94,7 +96,8 @@ class World:
 
     def say(self, text: str, *values: object) -> None:
         if self.talkative:
-            print(f"{self.timeline.now - START:9.3f} {text % values}")
+            at = self.timeline.now - START
+            print(f"{at:9.3f} r{self.store.tables.revision} {text % values}")
 
     def run(self, seconds: float) -> None:
         self.timeline.run_until(self.timeline.now + seconds, self.look)
@@ -223,7 +226,7 @@ class World:
         mounts = (Mount(target="/d", kind=MountKind.VOLUME, source=name),) if volume else ()
         template = TaskTemplate(
             image=image,
-            resources=Resources(cpu_millis=500, memory_bytes=256 * MIB),
+            resources=spec.pop("resources", BIG),
             mounts=mounts,
             health=HealthCheck(tcp=TcpCheck(port="p"), interval_s=1.0) if checked else None,
             restart=spec.pop("restart", RestartPolicy()),

@@ -159,3 +159,11 @@ def test_a_removed_node_leaves_no_status() -> None:
     cluster.pass_time(0.5, "h1", "h3")
     assert ("", "h2") not in cluster.store.tables.nodestatus
     assert cluster.store.tables.nodestatus["", "h1"].value.state is NodeState.READY
+
+
+def test_one_cut_silences_nodes_an_interval_apart() -> None:
+    """The second node is not overdue yet when the first one is; it is the same cut."""
+    cluster = a_cluster()
+    cluster.pass_time(1, "h1", "h2")
+    cluster.pass_time(30, "h1")
+    assert cluster.states() == "rss"

@@ -1,0 +1,148 @@
+"""Named scenarios in virtual time, with the times that operators are promised."""
+
+from __future__ import annotations
+
+from bayplan.model.node import NodeState
+from bayplan.model.service import OnFailure, RolloutState, UpdatePolicy
+from bayplan.model.task import FINAL, TaskState
+from tests.simulation.invariants import unsettled, wanted
+from tests.simulation.scenario import converge
+from tests.simulation.world import SMALL, World
+
+
+def a_world(replicas: int, hosts: int = 3, **spec: object) -> World:
+    world = World(1, hosts)
+    world.run(3.0)
+    world.apply("web", replicas=replicas, resources=SMALL, **spec)
+    converge(world)
+    return world
+
+
+def serving(world: World) -> int:
+    tables = world.store.tables
+    return len(
+        {
+            s.value.slot
+            for k, s in tables.tasks.items()
+            if wanted(s.value, tables) and (t := tables.status.get(k)) and t.value.serving
+        }
+    )
+
+
+def ended(world: World) -> int:
+    return sum(s.value.state in FINAL for s in world.store.tables.status.values())
+
+
+def until_settled(world: World, step_s: float = 0.1, most_s: float = 30.0) -> float:
+    began = world.timeline.now
+    while left := unsettled(world):
+        assert world.timeline.now - began < most_s, left[:5]
+        world.run(step_s)
+    return world.timeline.now - began
+
+
+def test_the_tasks_of_a_cut_host_run_elsewhere_in_ten_seconds() -> None:
+    """60 tasks of a silent host; when it returns, its duplicates are gone within seconds."""
+    world = a_world(180)
+    host = world.hosts["h2"]
+    assert len(host.containers) == 60
+    world.cut(host)
+    world.run(10.0)
+    lost = sum(s.value.state is TaskState.LOST for s in world.store.tables.status.values())
+    assert (lost, serving(world)) == (60, 180)
+    world.heal(host)
+    assert until_settled(world) < 10.0
+    assert not any(c.running for c in host.containers.values())
+
+
+def test_fifty_by_fives_take_less_than_five_seconds() -> None:
+    """Without a monitor time the steps overlap, and every slot serves all the time."""
+    policy = UpdatePolicy(max_surge=5, max_unavailable=0, monitor_s=0.0)
+    world = a_world(50, update=policy)
+    began = world.timeline.now
+    world.apply("web", image="app:2", replicas=50, resources=SMALL, update=policy)
+    rollout = None
+    while rollout is None or rollout.state is not RolloutState.COMPLETE:
+        world.run(0.02)
+        assert serving(world) == 50
+        found = world.store.tables.rollouts["default", "web"].value
+        rollout = found if found.to_generation == 2 else None
+    # Played starts take up to a second each (pull 0.5 s, three steps of 0.15 s); real ones 0.05.
+    assert world.timeline.now - began < 15.0
+
+
+def test_a_leader_that_dies_changes_nothing() -> None:
+    """The next leader restarts nothing and loses nobody, however long it took."""
+    world = a_world(12)
+    before = {h.name: sorted(h.containers) for h in world.hosts.values()}
+    world.crash_leader()
+    world.run(30.0)
+    converge(world)
+    assert {h.name: sorted(h.containers) for h in world.hosts.values()} == before
+    assert ended(world) == 0
+    assert all(s.value.incarnation == 1 for s in world.store.tables.status.values())
+
+
+def test_an_agent_that_is_restarted_keeps_its_containers() -> None:
+    """kill -9 of an agent: suspect at most, nothing restarts."""
+    world = a_world(12)
+    host = world.hosts["h1"]
+    before = sorted(host.containers)
+    host.crash_agent()
+    world.run(2.0)
+    host.start_agent()
+    converge(world)
+    assert sorted(host.containers) == before
+    assert ended(world) == 0
+
+
+def test_a_killed_container_runs_again_on_its_host() -> None:
+    """The agent restarts it in place: same task, next incarnation."""
+    world = a_world(3)
+    host = world.hosts["h1"]
+    (uid,) = host.containers
+    host.exit_container(uid, signal=9)
+    world.run(3.0)
+    assert list(host.containers) == [uid]
+    assert host.containers[uid].incarnation == 2
+    assert not unsettled(world)
+
+
+def test_most_hosts_at_once_freeze_the_cluster() -> None:
+    """Two of three cut: nothing is replaced, and nothing has changed when they return."""
+    world = a_world(12)
+    for name in ("h1", "h2"):
+        world.cut(world.hosts[name])
+    world.run(60.0)
+    assert world.leader is not None
+    assert "2 of 3 nodes" in world.leader.nodes.frozen_reason
+    states = {s.value.state for s in world.store.tables.nodestatus.values()}
+    assert states == {NodeState.READY, NodeState.SUSPECT}
+    for name in ("h1", "h2"):
+        world.heal(world.hosts[name])
+    converge(world)
+    assert ended(world) == 0
+
+
+def test_a_bad_version_goes_back_by_itself() -> None:
+    """It crashes, and the old one never stops serving."""
+    world = a_world(4)
+    policy = UpdatePolicy(max_surge=1, monitor_s=2.0, on_failure=OnFailure.ROLLBACK)
+    world.apply("web", image="app:crash", replicas=4, resources=SMALL, update=policy)
+    for _ in range(200):
+        world.run(0.1)
+        assert serving(world) == 4
+    rollout = world.store.tables.rollouts["default", "web"].value
+    assert rollout.state is RolloutState.ROLLED_BACK
+    assert "web.1.2" in rollout.reason
+    assert world.store.tables.services["default", "web"].value.spec.template.image == "app:1"
+
+
+def test_a_drained_host_is_empty_and_nothing_was_missing() -> None:
+    """Successors serve before their predecessors stop."""
+    world = a_world(6)
+    world.change_node("h3", draining=True)
+    for _ in range(200):
+        world.run(0.1)
+        assert serving(world) == 6
+    assert not any(c.running for c in world.hosts["h3"].containers.values())
