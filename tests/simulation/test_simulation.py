@@ -9,7 +9,7 @@ import pytest
 
 from tests.simulation.scenario import run
 
-SEEDS = range(int(os.environ.get("BAYPLAN_SIMULATION_SEEDS", "60")))
+SEEDS = range(int(os.environ.get("BAYPLAN_SIMULATION_SEEDS", "50")))
 ROOT = Path(__file__).parents[2]
 
 
