@@ -7,44 +7,20 @@ that the shim lets go of the connection.
 
 from __future__ import annotations
 
-import json
 import os
 import select
-import signal
 import socket
 import sys
-from dataclasses import dataclass
 from typing import NoReturn
 
 from agent.runtime.preloaded import Preloaded
-from agent.shim import container, protocol, session
+from agent.shim import protocol, session
 from agent.shim.connection import Connection, peer_is_allowed
+from agent.shim.orders import SESSION, View, answer, reset_signals
 from agent.shim.protocol import Message
-from agent.shim.starter import RUN, reset_signals
-from agent.syscalls import descriptors, supervision
+from agent.syscalls import descriptors
 
 FRAME_TIMEOUT_S = 5.0
-START_TIMEOUT_S = 30.0
-# Notes wake the shim, as signals do with a byte that is their number: how starting went, and
-# which descriptor (added to SESSION) has become a session's.
-STARTED = 100
-START_FAILED = 101
-SESSION = 128
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class View:
-    """The shim as it was when it forked. `timer`, `starter` and `notes` are descriptors:
-    the fence, the socket to the starter, and the pipe that wakes the shim."""
-
-    directory: str
-    uid: str
-    shim_pid: int
-    state: str
-    pid: int
-    timer: int
-    starter: int
-    notes: int
 
 
 def stream(fd: int) -> socket.socket:
@@ -93,7 +69,7 @@ def _converse(connection: Connection, view: View, preloaded: Preloaded) -> bool:
                 session.run(connection, view.directory, message, rest, refusal, preloaded)
                 return False
             else:
-                _obey(connection, message, view)
+                connection.send(protocol.control(answer(message, view)))
         # What is incomplete is on its way; what is complete and more may follow at once.
         timeout_s = FRAME_TIMEOUT_S if connection.incomplete else 0.0
         if not connection.closed and not poll.poll(timeout_s * 1000):
@@ -108,62 +84,3 @@ def _greet(connection: Connection, message: Message, view: View) -> None:
     connection.greeted = True
     hello = {"hello": protocol.VERSION, "uid": view.uid, "shim_pid": view.shim_pid}
     connection.send(protocol.control(hello))
-
-
-def _obey(connection: Connection, message: Message, view: View) -> None:
-    ok: Message = {}
-    error: Message = {}
-    match message.get("do"):
-        case "state":
-            ok = {"state": view.state, "pid": view.pid}
-        case "run":
-            error = _run(view)
-        case "signal":
-            error = _signal(view, int(message["signal"]))
-        case "kill":
-            error = _kill(view)
-        case "fence":
-            supervision.arm(view.timer, int(message.get("at_ns") or 0))
-        case other:
-            error = {"code": "unknown", "message": f"this shim does not know {other!r}"}
-    answer = {"id": message.get("id"), **({"error": error} if error else {"ok": ok})}
-    connection.send(protocol.control(answer))
-
-
-def _run(view: View) -> Message:
-    """The starter's answer; an error where the container is not held."""
-    refusal: Message = {"code": "state", "message": f"the container is {view.state}"}
-    if view.state != "created":
-        return refusal
-    starter = socket.socket(fileno=view.starter)
-    starter.settimeout(START_TIMEOUT_S)
-    try:
-        starter.send(RUN)
-        answer = starter.recv(protocol.PAYLOAD_MAX_BYTES)
-    except TimeoutError:
-        return {"code": "timeout", "message": f"execve took longer than {START_TIMEOUT_S:g} s"}
-    except OSError:  # the starter has ended
-        return refusal
-    if not answer:
-        return {"code": "state", "message": "the container ended before it was started"}
-    error: Message = json.loads(answer)
-    os.write(view.notes, bytes([START_FAILED if error else STARTED]))
-    return error
-
-
-def _signal(view: View, number: int) -> Message:
-    """To the init while it is the shim's child: not waited for, so the pid is still its own."""
-    try:
-        os.kill(view.pid, number)
-    except ProcessLookupError:
-        return {"code": "state", "message": "the container has ended"}
-    return {}
-
-
-def _kill(view: View) -> Message:
-    _signal(view, signal.SIGKILL)
-    try:
-        container.kill_all(view.directory)
-    except (container.Failure, OSError) as error:
-        return {"code": "container", "message": str(error)}
-    return {}

@@ -6,49 +6,54 @@
                                                          create: namespaces, mounts
     ◄─ {"event": "created", "pid"} ────────────────────
                     ◄── pid + SCM_RIGHTS ──────────────                               held
-                    (a conversation) ── RUN ──────────►  start ─────────────────────► execve
-                    (the conversation) ◄── JSON ──────  ends; the init is the shim's child
+    ── {"do": "run"} ─────────────────────────────────►  start ─────────────────────► execve
+                    ◄── note STARTED or START_FAILED ──
+    ◄─ {"ok"} or {"error"} ────────────────────────────  ends; the init is the shim's child
 
-Where creation fails the agent gets {"event": "failed", …} and the shim the end of the stream.
+Until it ends the starter answers on the agent's first connection. An agent that has come since
+has its order passed on by a conversation, as RUN on the pair, and answered there. Where creation
+fails the agent gets {"event": "failed", …} and the shim the end of the stream.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import signal
+import select
 import socket
 import sys
 from typing import NoReturn
 
 from agent.runtime.preloaded import Preloaded
 from agent.shim import container, protocol
+from agent.shim.orders import RUN, START_FAILED, STARTED, View, answer, reset_signals
 from agent.shim.request import Request
 from agent.syscalls import descriptors, supervision
 
 DESCRIPTORS = 5  # stdout, stderr, listener, timer, the shim's own stderr
-RUN = b"run"
 HELLO_TIMEOUT_S = 10.0
 _BACKLOG = 64
 
 
 def become(
-    message: bytes,
-    agent: int,
-    shim: socket.socket,
-    preloaded: Preloaded,
+    message: bytes, agent: int, shim: socket.socket, notes: int, preloaded: Preloaded
 ) -> NoReturn:
     """Turn a fresh fork of the shim into its starter."""
     status = 1
     try:
         reset_signals()
         # Above all the shim's end of the pair: its end of file must reach this process.
-        descriptors.close_all_except((0, 1, 2, agent, shim.fileno()))
+        descriptors.close_all_except((0, 1, 2, agent, shim.fileno(), notes))
         stream = socket.socket(fileno=agent)
         request = Request.decode(message)
-        created = _create(request, stream, shim, preloaded)
-        if created is not None:
-            _start(created, shim)
+        made = _create(request, stream, shim, preloaded)
+        if made is not None:
+            created, timer = made
+            view = View(
+                directory=request.directory, uid=request.uid, shim_pid=os.getppid(),
+                state="created", pid=created.pid, timer=timer, starter=-1, notes=notes,
+            )  # fmt: skip
+            _serve(created, stream, shim, view)
         status = 0
     except BaseException:  # noqa: BLE001  a fork must not return into the shim's code
         sys.excepthook(*sys.exc_info())
@@ -56,22 +61,15 @@ def become(
         os._exit(status)
 
 
-def reset_signals() -> None:
-    """Undo what zygote and shim set. SIGPIPE stays ignored until the runtime resets it."""
-    signal.set_wakeup_fd(-1)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
-        signal.signal(number, signal.SIG_DFL)
-
-
 def _create(
     request: Request, stream: socket.socket, shim: socket.socket, preloaded: Preloaded
-) -> container.Container | None:
-    """The created container, None where there is none and the agent knows."""
+) -> tuple[container.Container, int] | None:
+    """The created container and the timer; None where there is none and the agent knows."""
     try:
         hello = {"hello": protocol.VERSION, "uid": request.uid, "shim_pid": os.getppid()}
         stream.settimeout(HELLO_TIMEOUT_S)
         stream.sendall(protocol.control(hello))
-        _expect_hello(stream)
+        protocol.check_hello(_control_frame(stream))
         furniture = _furnish(request.directory)
         created = container.create(
             request.uid, request.directory, *_outputs(request.directory), preloaded
@@ -84,25 +82,52 @@ def _create(
         return None
     stream.sendall(protocol.control({"event": "created", "pid": created.pid}))
     socket.send_fds(shim, [b"%d" % created.pid], furniture)
-    return created
+    return created, furniture[3]
 
 
-def _start(created: container.Container, shim: socket.socket) -> None:
-    if shim.recv(16) != RUN:  # the container ended before, or its shim did
-        return
-    answer = {}
+def _serve(
+    created: container.Container, stream: socket.socket, shim: socket.socket, view: View
+) -> None:
+    """Until the container is started, or has ended, or its shim has. The stream is read frame by
+    frame: what follows the order to run is not the starter's."""
+    poll = select.poll()
+    poll.register(shim, select.POLLIN)
+    poll.register(stream, select.POLLIN)
+    while True:
+        ready = [fd for fd, _ in poll.poll()]
+        if shim.fileno() in ready:
+            if shim.recv(16) == RUN:
+                shim.send(json.dumps(_start(created, view)).encode())
+            return
+        try:
+            message = _control_frame(stream)
+        except (protocol.ProtocolError, OSError):  # the agent is gone, another may come
+            poll.unregister(stream)
+            continue
+        if message.get("do") == "run":
+            error = _start(created, view)
+            reply = {"id": message.get("id"), **({"error": error} if error else {"ok": {}})}
+            stream.sendall(protocol.control(reply))
+            return
+        stream.sendall(protocol.control(answer(message, view)))
+
+
+def _start(created: container.Container, view: View) -> protocol.Message:
+    """What went wrong, if anything. The shim knows before the agent does."""
+    error: protocol.Message = {}
     try:
         container.start(created)
-    except (container.Failure, OSError) as error:
-        answer = {"code": "container", "message": str(error)}
-    shim.send(json.dumps(answer).encode())
+    except (container.Failure, OSError) as failure:
+        error = {"code": "container", "message": str(failure)}
+    os.write(view.notes, bytes([START_FAILED if error else STARTED]))
+    return error
 
 
-def _expect_hello(stream: socket.socket) -> None:
-    """Reads exactly one frame: what follows is for a conversation."""
+def _control_frame(stream: socket.socket) -> protocol.Message:
+    """Reads exactly one frame. Raises ProtocolError at the end of the stream."""
     kind, length = protocol.header(_exactly(stream, protocol.HEADER_BYTES))
     payload = _exactly(stream, length)
-    protocol.check_hello(protocol.parse(payload) if kind == protocol.CONTROL else {})
+    return protocol.parse(payload) if kind == protocol.CONTROL else {}
 
 
 def _exactly(stream: socket.socket, count: int) -> bytes:

@@ -20,7 +20,7 @@ import time
 from array import array
 from typing import TYPE_CHECKING
 
-from agent.shim import container, conversation, protocol, starter
+from agent.shim import container, conversation, orders, protocol, starter
 from agent.shim.connection import Connection
 from agent.shim.log_writer import LogWriter
 from agent.shim.protocol import ExitRecord
@@ -75,8 +75,9 @@ class Shim:
         # The zygote's handler for SIGCHLD does nothing here; the signal arrives as a byte.
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         self._starter, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        if os.fork() == 0:
-            starter.become(self._message, self._agent, theirs, self._preloaded)
+        self._starter_pid = os.fork()
+        if self._starter_pid == 0:
+            starter.become(self._message, self._agent, theirs, self._wake_write, self._preloaded)
         theirs.close()
         message, ancillary, _, _ = self._starter.recvmsg(
             64, socket.CMSG_SPACE(4 * starter.DESCRIPTORS), socket.MSG_CMSG_CLOEXEC
@@ -94,9 +95,7 @@ class Shim:
     def serve(self) -> None:
         """Until the container has ended and its end is on disk and told."""
         self._epoll = select.epoll()
-        for fd in (
-            self._wake, self._stdout, self._stderr, self._listener, self._timer, self._agent
-        ):  # fmt: skip
+        for fd in (self._wake, self._stdout, self._stderr, self._listener, self._timer):
             self._epoll.register(fd, select.EPOLLIN)
         self._reap()
         while self._record is None:
@@ -120,11 +119,11 @@ class Shim:
     def _on_wake(self) -> None:
         """A byte for each SIGCHLD, and what conversations note."""
         for byte in os.read(self._wake, 4096):
-            if byte >= conversation.SESSION:
-                self._hand_over(byte - conversation.SESSION)
-            elif byte == conversation.STARTED:
+            if byte >= orders.SESSION:
+                self._hand_over(byte - orders.SESSION)
+            elif byte == orders.STARTED:
                 self._state = "running"
-            elif byte == conversation.START_FAILED:
+            elif byte == orders.START_FAILED:
                 self._start_failed = True
                 self._kill()
         self._reap()
@@ -139,17 +138,21 @@ class Shim:
                 break
             if pid == self._pid:
                 self._status = status
+            elif pid == self._starter_pid:
+                self._starter_pid = 0
+                self._epoll.register(self._agent, select.EPOLLIN)
             elif (fd := self._conversations.pop(pid, None)) is not None:
                 self._on_conversation_end(fd, status)
-        # A conversation that starts the container is to tell first how that went.
-        starting = self._state == "created" and self._conversations
-        if self._status is not None and self._record is None and not starting:
+        if self._status is None or self._record is not None:
+            return
+        # Who starts the container is to tell first how that went; who only waits to, ends.
+        self._starter.close()
+        if not self._starter_pid and not (self._state == "created" and self._conversations):
             self._on_exit(self._status)
 
     def _on_exit(self, status: int) -> None:
         at = time.time()
         self._state = "exited"
-        self._starter.close()  # one that still waits for its order ends
         self._kill()
         self._drain()
         if self._log is not None:
@@ -253,7 +256,7 @@ class Shim:
         if pid == 0:
             request = Request.decode(self._message)
             conversation.become(
-                conversation.View(
+                orders.View(
                     directory=request.directory,
                     uid=request.uid,
                     shim_pid=os.getppid(),
