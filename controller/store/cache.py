@@ -181,6 +181,11 @@ class Mirror:
         """One object's newest version, without handing out a view."""
         return self._writers[kind].get(key)
 
+    def mod_revision(self, kind: Kind, key: Key) -> int:
+        """What a change decided from now would expect; 0: the object is not there."""
+        held = self.get(kind, key)
+        return held.mod_revision if held else 0
+
     def apply(self, revision: int, updates: Iterable[Update]) -> None:
         """Take over everything that changed up to `revision`, and wake who waits."""
         for kind, key, stored in updates:

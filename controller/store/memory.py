@@ -107,8 +107,7 @@ class MemoryStore:
 
     def _check_expectations(self, changes: Changes) -> None:
         for c in changes:
-            held = self._mirror.get(c.kind, c.key)
-            if c.expect is not None and (held.mod_revision if held else 0) != c.expect:
+            if c.expect is not None and self._mirror.mod_revision(c.kind, c.key) != c.expect:
                 raise stale(c.kind, c.key)
 
     def _updates(self, changes: Changes) -> list[Update]:

@@ -35,6 +35,7 @@ PEER_SOCKET = "peer.sock:0"
 COMPACT_RETENTION = "10m"
 QUOTA_BYTES = 8 << 30
 LOG_BYTES_MAX = 16 << 20
+LOG_INTERVAL_S = 10.0
 STOP_TIMEOUT_S = 10.0
 ADOPT_TIMEOUT_S = 5.0
 BACKOFF_MIN_S, BACKOFF_MAX_S = 0.2, 10.0
@@ -143,7 +144,7 @@ class ManagedEtcd:
         while True:
             assert self._child is not None
             since = time.monotonic()
-            while not await self._child.wait(10.0):
+            while not await self._child.wait(LOG_INTERVAL_S):
                 self._bound_log()
             if time.monotonic() - since > STEADY_S:
                 delay_s = BACKOFF_MIN_S
@@ -235,9 +236,14 @@ class ManagedEtcd:
     def _bound_log(self) -> None:
         """etcd appends to the file it was given: copy it aside and cut it."""
         path = self._directory / "etcd.log"
-        if path.stat().st_size > LOG_BYTES_MAX:
-            shutil.copyfile(path, path.with_suffix(".log.1"))
-            os.truncate(path, 0)
+        try:
+            if path.stat().st_size > LOG_BYTES_MAX:
+                aside = path.with_suffix(".log.1")
+                aside.touch(mode=0o600)
+                shutil.copyfile(path, aside)
+                os.truncate(path, 0)
+        except OSError as error:
+            log.warning("cannot bound etcd's log", path=str(path), reason=str(error))
 
 
 class _Child:

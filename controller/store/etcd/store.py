@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +21,11 @@ from controller.store.base import (
     Delete,
     Deposed,
     Guard,
+    Key,
+    Kind,
     Lead,
     Put,
+    Require,
     StoreUnavailable,
     Tables,
     TooLarge,
@@ -155,10 +158,11 @@ class EtcdStore:
         outcome = await self._transact([operations], guard)
         if outcome.revision:
             return await self._reached(outcome)
-        failed = await self._conflict(changes, outcome)
-        raise failed or Conflict(
-            "the write was refused though every condition holds now; look again and retry"
-        )
+        failed = _failed(changes, outcome)
+        if failed is None:
+            raise StoreUnavailable("etcd refused a write though every condition holds; retry")
+        await self._show([failed])
+        raise stale(failed.kind, failed.key)
 
     async def commit_each(
         self, groups: Sequence[Changes], guard: Guard | None
@@ -206,13 +210,12 @@ class EtcdStore:
                 results.update(dict.fromkeys(batch, revision))
                 break
             failed = {
-                i: conflict
-                for i in batch
-                if (conflict := await self._conflict(groups[i], outcome)) is not None
+                i: change for i in batch if (change := _failed(groups[i], outcome)) is not None
             }
             if not failed:
                 raise StoreUnavailable("etcd refused a write though every condition holds; retry")
-            results.update(failed)
+            await self._show(failed.values())
+            results.update({i: stale(c.kind, c.key) for i, c in failed.items()})
             batch = [i for i in batch if i not in failed]
         return results
 
@@ -244,7 +247,8 @@ class EtcdStore:
 
     async def _transact(self, parts: list[_Operations], guard: Guard | None) -> _Outcome:
         """Raises Deposed, StoreUnavailable."""
-        compares = [c for part in parts for c in part.compares]
+        # Groups that share a transaction may require the same object: it is compared once.
+        compares = list({c.key: c for part in parts for c in part.compares}.values())
         probed = [c.key for c in compares]
         if guard is not None:
             compares.insert(0, _created(guard.key, guard.create_revision))
@@ -277,29 +281,17 @@ class EtcdStore:
         await self._mirror.wait_for(outcome.revision, MIRROR_TIMEOUT_S)
         return outcome.revision
 
-    async def _conflict(self, changes: Changes, outcome: _Outcome) -> Conflict | None:
-        """Which of a group's conditions did not hold; None: all did. Returns once the mirror
-        shows it too, so that the next decision is made from newer state."""
-        for change in changes:
-            if change.expect is None:
-                continue
-            found = outcome.found[keys.path(change.kind, change.key).encode()]
-            if found != change.expect:
-                await self._wait_stale(change)
-                return stale(change.kind, change.key)
-        return None
-
-    async def _wait_stale(self, change: Change) -> None:
+    async def _show(self, failed: Iterable[Change]) -> None:
+        """Wait until the mirror shows why the changes conflict, so that the next decision is made
+        from newer state. In vain where the watch is down: the next try meets the same conflict."""
         deadline = time.monotonic() + STALE_TIMEOUT_S
-        while True:
-            held = self._mirror.get(change.kind, change.key)
-            if (held.mod_revision if held else 0) != change.expect:
-                return
-            try:
-                async with asyncio.timeout(deadline - time.monotonic()):
-                    await self._mirror.wait_changed(self._mirror.revision)
-            except TimeoutError:
-                return  # the caller's next try meets the same conflict and waits again
+        for change in failed:
+            while self._mirror.mod_revision(change.kind, change.key) == change.expect:
+                try:
+                    async with asyncio.timeout(deadline - time.monotonic()):
+                        await self._mirror.wait_changed(self._mirror.revision)
+                except TimeoutError:
+                    return
 
     # Leading
 
@@ -395,15 +387,30 @@ def _outcome(answer: rpc_pb2.TxnResponse, probed: list[bytes]) -> _Outcome:
     return _Outcome(0, False, found, guard_created)
 
 
+def _failed(changes: Changes, outcome: _Outcome) -> Change | None:
+    """The first of a group's conditions that did not hold; None: all did."""
+    for change in changes:
+        if change.expect is None:
+            continue
+        if outcome.found[keys.path(change.kind, change.key).encode()] != change.expect:
+            return change
+    return None
+
+
 def _waves(groups: Sequence[Changes], batches: list[list[int]]) -> list[list[list[int]]]:
-    """Batches that may be under way together: those that name no object in common."""
+    """Batches that may be under way together: none writes what another one names."""
     waves: list[list[list[int]]] = []
-    touched: set[tuple[str, tuple[str, str]]] = set()
+    written: set[tuple[Kind, Key]] = set()
+    required: set[tuple[Kind, Key]] = set()
     for batch in batches:
-        names = {(c.kind.value, c.key) for i in batch for c in groups[i]}
-        if not waves or not touched.isdisjoint(names):
+        changes = [c for i in batch for c in groups[i]]
+        writes = {(c.kind, c.key) for c in changes if not isinstance(c, Require)}
+        needs = {(c.kind, c.key) for c in changes if isinstance(c, Require)}
+        clash = written & (writes | needs) or required & writes
+        if not waves or clash:
             waves.append([])
-            touched = set()
+            written, required = set(), set()
         waves[-1].append(batch)
-        touched |= names
+        written |= writes
+        required |= needs
     return waves

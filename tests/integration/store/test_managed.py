@@ -220,3 +220,19 @@ async def test_a_killed_leader_blocks_nobody(tmp_path: Path) -> None:
     await killed.close()
     await store.close()
     await etcd.stop()
+
+
+async def test_the_log_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """etcd goes on writing into the file that was cut; what was there is kept aside, privately."""
+    monkeypatch.setattr("controller.store.etcd.managed.LOG_BYTES_MAX", 2000)
+    monkeypatch.setattr("controller.store.etcd.managed.LOG_INTERVAL_S", 0.1)
+    etcd = ManagedEtcd(tmp_path)
+    await etcd.start()
+    store = EtcdStore(etcd.config)
+    await store.start()
+    current, aside = tmp_path / "etcd/etcd.log", tmp_path / "etcd/etcd.log.1"
+    await until(lambda: aside.exists() and current.stat().st_size < 2000)
+    assert not aside.stat().st_mode & 0o077
+    await store.close()
+    await etcd.stop()
+    assert b"terminated" in current.read_bytes()

@@ -126,6 +126,19 @@ async def test_groups_that_share_an_object_go_one_after_the_other(store: Store) 
     assert ("d", "web.3") not in store.tables.slots
 
 
+async def test_many_groups_may_require_the_same(store: Store) -> None:
+    """Groups that rest on one object are written together while it stays as it was, and each
+    conflicts once it does not."""
+    seen = await store.commit((a_node("a"),), None)
+    require = Require(Kind.NODE, ("", "a"), seen)
+    results = await store.commit_each([(require, a_slot(i)) for i in range(300)], None)
+    assert {int} == {type(r) for r in results}
+    await store.commit((a_node("a", seen, cordoned=True),), None)
+    results = await store.commit_each([(require, a_slot(i)) for i in range(300, 600)], None)
+    assert {Conflict} == {type(r) for r in results}
+    assert len(store.tables.slots) == 300
+
+
 async def test_an_oversized_group_spoils_no_other(store: Store) -> None:
     """Its place holds TooLarge, the rest is written."""
     big = tuple(a_slot(i) for i in range(200))
