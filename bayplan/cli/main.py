@@ -97,6 +97,8 @@ def bay(ctx: click.Context) -> None:
 def main() -> None:
     """The console entry. Ends with 0, or the exit code of bayplan.model.errors; 2: wrong usage;
     130: interrupted."""
+    # gRPC's core writes lines of its own to stderr; what matters reaches us as errors.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     sys.exit(run(sys.argv[1:]))
 
 

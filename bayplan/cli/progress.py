@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 RECONNECT_S = 0.5
 PLAIN_EVERY_S = 1.0
-LINE_MAX = 160
+LINE_MAX = 400
 
 _ACTIVE = ("running", "rolling_back")
 

@@ -113,7 +113,7 @@ def nodes(views: Iterable[Any], now: float, *, wide: bool) -> str:
             f"{size(view.requested.memory_bytes)}/{size(free.memory_bytes)}",
             report.agent_version,
             report.attributes.get("kernel", ""),
-            f"{seen.clock_skew_s * 1000:.0f}ms" if seen.last_seen_at else "",
+            f"{round(seen.clock_skew_s * 1000)}ms" if seen.last_seen_at else "",
             age(seen.last_seen_at, now),
         ]
         if wide:

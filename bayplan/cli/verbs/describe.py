@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 TASK_NAME = re.compile(r"(?P<service>[a-z0-9-]+)\.(?P<slot>[0-9]+)\.(?P<attempt>[0-9]+)")
 EVENTS_MAX = 10
+NAMES_MAX = 3
 
 
 @verb("describe")
@@ -163,19 +164,21 @@ def _placement(placement: Any) -> str:
 
 
 def _pending(view: Any) -> Iterator[tuple[str, str]]:
-    """Why tasks that should serve do not, a line each."""
+    """Why tasks that should serve do not: a line for each reason, with the tasks it holds for."""
     from bayplan.cli.render import word
     from bayplan.cli.views import task_name
 
+    reasons: dict[tuple[str, str], list[str]] = {}
     for task in view.tasks:
-        state = word(task, "state")
-        if state == "pending":
-            yield "Pending", f"{task_name(task.task)}: {task.why or 'no reason is known yet'}"
-    for task in view.tasks:
-        state = word(task, "state")
-        wanted = word(task.task, "desired") in ("running", "ready")
-        if state != "pending" and task.why and wanted:
-            yield "Why", f"{task_name(task.task)}: {task.why}"
+        name = task_name(task.task)
+        if word(task, "state") == "pending":
+            reason = task.why or "no reason is known yet"
+            reasons.setdefault(("Pending", reason), []).append(name)
+        elif task.why and word(task.task, "desired") in ("running", "ready"):
+            reasons.setdefault(("Why", task.why), []).append(name)
+    for (title, reason), names in sorted(reasons.items(), key=lambda r: r[0][0]):
+        more = f" and {len(names) - NAMES_MAX} more" if len(names) > NAMES_MAX else ""
+        yield title, f"{', '.join(names[:NAMES_MAX])}{more}: {reason}"
 
 
 def _next(view: Any) -> str:

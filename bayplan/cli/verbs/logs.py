@@ -82,7 +82,8 @@ class Printer:
         self.shown += 1
         if line.notice:
             self._end_open_line()
-            print(f"bay: {line.task}: {line.notice}", file=sys.stderr, flush=True)
+            about = "" if not line.task or line.notice.startswith(line.task) else f"{line.task}: "
+            print(f"bay: {about}{line.notice}", file=sys.stderr, flush=True)
             return
         key = (line.task, line.stream)
         if self.open != key:

@@ -79,7 +79,7 @@ def describe_node(view: Any, now: float) -> str:
         ("Drain", view.drain_progress),
         (
             "Seen",
-            f"{age(seen.last_seen_at, now)} ago, clock off by {seen.clock_skew_s * 1000:.0f}ms",
+            f"{age(seen.last_seen_at, now)} ago, clock off by {round(seen.clock_skew_s * 1000)}ms",
         ),
         ("Joined", f"{age(node.joined_at, now)} ago" if node.joined_at else ""),
         ("Address", report.address),
