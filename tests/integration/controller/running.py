@@ -23,10 +23,10 @@ START_S = 30.0
 class Running:
     """One controller with its state in a directory of the test's."""
 
-    def __init__(self, directory: Path, *flags: str) -> None:
+    def __init__(self, directory: Path, *flags: str, name: str = "test") -> None:
         self.state = directory / "state"
         self._log = directory / "controller.log"
-        self._flags = flags
+        self._flags = (f"--name={name}", *flags)
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -43,7 +43,6 @@ class Running:
                     *flags,
                     "--web-listen=127.0.0.1:0",
                     "--advertise=127.0.0.1",
-                    "--name=test",
                     *self._flags,
                 ],
                 stdout=log,
