@@ -17,9 +17,20 @@ from controller.server.intent import Desk, Outcome, Vault
 from controller.server.trust import Trust
 from controller.server.tunnels import Tunnels
 from controller.server.views import Index, Reasons
-from controller.store.base import Deposed, Guard, Store, Tables, TooLarge
+from controller.store.base import (
+    OPERATIONS_MAX,
+    Changes,
+    Deposed,
+    Guard,
+    Kind,
+    Store,
+    Tables,
+    TooLarge,
+)
 
 ATTEMPTS_MAX: Final = 8
+INLINE_TASKS_MAX: Final = 20_000
+"""Tasks that are grouped on the event loop: some 5 ms."""
 MIRROR_S: Final = 5.0
 """How long a call waits for the mirror to hold a revision."""
 
@@ -57,18 +68,21 @@ class Parts:
     addresses: Addresses = field(default_factory=Addresses)
     _index: Index = field(default_factory=lambda: Index(Tables()))
 
-    def index(self) -> Index:
-        """The newest view, grouped; made once per view."""
-        tables = self.store.tables
-        if self._index.tables is not tables:
-            self._index = Index.of(tables)
-        return self._index
-
-    async def index_at(self, min_revision: int) -> Index:
-        """A view that holds `min_revision`. Raises StoreUnavailable."""
+    async def index(self, min_revision: int = 0) -> Index:
+        """The newest view, grouped; it holds `min_revision`. Grouping is done once per view, and
+        in a thread where it takes long. Raises StoreUnavailable."""
         if self.store.tables.revision < min_revision:
             await self.store.wait_for(min_revision, MIRROR_S)
-        return self.index()
+        tables = self.store.tables
+        if self._index.tables is tables:
+            return self._index
+        if len(tables.tasks) > INLINE_TASKS_MAX:
+            made = await asyncio.to_thread(Index.of, tables)
+        else:
+            made = Index.of(tables)
+        if made.tables.revision >= self._index.tables.revision:
+            self._index = made
+        return made
 
     def guard(self) -> Guard:
         """Raises NotLeader."""
@@ -90,8 +104,9 @@ class Parts:
             outcome = decide(desk)
             if not outcome.changes:
                 return control.ChangeResponse(changes=outcome.said, revision=tables.revision)
+            changes, events = apart(outcome.changes)
             try:
-                revision = await self.store.commit(outcome.changes, guard)
+                revision = await self.store.commit(changes, guard)
             except Deposed as error:
                 leader = self.leadership.address
                 raise NotLeader("this controller was just deposed", leader=leader) from error
@@ -104,11 +119,21 @@ class Parts:
                 # The mirror is behind what the write met: let it catch up.
                 await asyncio.sleep(0.01 * (attempt + 1))
                 continue
+            await self.store.commit_each([(e,) for e in events], guard)
             await self.store.wait_for(revision, MIRROR_S)
             return control.ChangeResponse(changes=outcome.said, revision=revision)
         raise Conflict(
             "others change the same objects at this moment", hint="try again in a second"
         )
+
+
+def apart(changes: Changes) -> tuple[Changes, Changes]:
+    """What has to take effect together, and events that follow where all of it is too much for
+    one transaction."""
+    if len(changes) <= OPERATIONS_MAX:
+        return changes, ()
+    events = tuple(c for c in changes if c.kind is Kind.EVENT)
+    return tuple(c for c in changes if c.kind is not Kind.EVENT), events
 
 
 def new_uid() -> str:

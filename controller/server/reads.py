@@ -73,7 +73,7 @@ class Reads(ControlServicer):
     async def ListServices(
         self, request: control.ListServicesRequest, context: Any
     ) -> control.ListServicesResponse:
-        index = await self._parts.index_at(request.min_revision)
+        index = await self._parts.index(request.min_revision)
         reasons, now = self._parts.reasons, self._parts.now()
         found = [
             views.service_view(index, stored.value, reasons, now, detail=False)
@@ -85,7 +85,7 @@ class Reads(ControlServicer):
     async def GetService(
         self, request: control.GetServiceRequest, context: Any
     ) -> control.ServiceView:
-        index = await self._parts.index_at(request.min_revision)
+        index = await self._parts.index(request.min_revision)
         return self._service(index, request)
 
     def _service(
@@ -99,14 +99,14 @@ class Reads(ControlServicer):
         self, request: control.GetServiceRequest, context: Any
     ) -> AsyncIterator[control.ServiceView]:
         parts = self._parts
-        index = await parts.index_at(request.min_revision)
+        index = await parts.index(request.min_revision)
         view = self._service(index, request)
         yield view
         while True:
-            tables = await changed(parts.store, index.tables.revision)
-            index = parts.index()
-            if (request.namespace, request.service) not in tables.services:
-                view.deleted, view.revision = True, tables.revision
+            await changed(parts.store, index.tables.revision)
+            index = await parts.index()
+            if (request.namespace, request.service) not in index.tables.services:
+                view.deleted, view.revision = True, index.tables.revision
                 yield view
                 return
             newer = self._service(index, request)
@@ -119,7 +119,7 @@ class Reads(ControlServicer):
     async def ListVersions(
         self, request: control.GetServiceRequest, context: Any
     ) -> control.ListVersionsResponse:
-        index = await self._parts.index_at(request.min_revision)
+        index = await self._parts.index(request.min_revision)
         find_service(index.tables, request.namespace, request.service)
         found = [
             s.value
@@ -132,7 +132,7 @@ class Reads(ControlServicer):
     async def ListTasks(
         self, request: control.ListTasksRequest, context: Any
     ) -> control.ListTasksResponse:
-        index = self._parts.index()
+        index = await self._parts.index()
         tables, reasons, now = index.tables, self._parts.reasons, self._parts.now()
         if request.service:
             find_service(tables, request.namespace, request.service)
@@ -156,7 +156,7 @@ class Reads(ControlServicer):
     async def ListNodes(
         self, request: control.ListNodesRequest, context: Any
     ) -> control.ListNodesResponse:
-        index = self._parts.index()
+        index = await self._parts.index()
         reasons, now = self._parts.reasons, self._parts.now()
         found = [
             views.node_view(index, stored.value, reasons, now, detail=False)
@@ -165,7 +165,7 @@ class Reads(ControlServicer):
         return control.ListNodesResponse(nodes=found)
 
     async def GetNode(self, request: control.GetNodeRequest, context: Any) -> control.NodeView:
-        index = self._parts.index()
+        index = await self._parts.index()
         stored = index.tables.nodes.get(("", request.node))
         if stored is None:
             raise NotFound(f"there is no node {request.node}", hint="`bay node ls` lists them")

@@ -39,13 +39,13 @@ class _Follower:
         self._queue: asyncio.Queue[dispatcher.LogLine] = asyncio.Queue(LINES_MAX)
         self._readers: dict[str, asyncio.Task[None]] = {}
 
-    def _tasks(self, tables: Tables) -> list[Task]:
+    async def _tasks(self) -> list[Task]:
         """Those asked for that ever had a node, oldest first."""
         request = self._request
         if request.task:
-            stored = tables.tasks.get((request.namespace, request.task))
+            stored = self._parts.store.tables.tasks.get((request.namespace, request.task))
             return [stored.value] if stored is not None and stored.value.node else []
-        index = self._parts.index()
+        index = await self._parts.index()
         found = index.by_service.get((request.namespace, request.service), [])
         return sorted((t for t in found if t.node), key=lambda t: (t.created_at, t.slot))
 
@@ -91,7 +91,7 @@ class _Follower:
         store = self._parts.store
         while True:
             tables = store.tables
-            for task in self._tasks(tables):
+            for task in await self._tasks():
                 if task.uid not in self._readers:
                     await self._begin(task)
             if not self._request.follow:

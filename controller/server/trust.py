@@ -26,6 +26,7 @@ from controller.store.base import Kind, Put, Store
 CA_KEY_BELONGS_TO: Final = "cluster/cluster/ca_key"
 CLUSTER_KEY: Final = ("", "cluster")
 ADMIN: Final = "admin"
+NODE_DOMAIN: Final = ".node.bayplan"
 BOOTSTRAP_S: Final = 10.0
 
 
@@ -47,8 +48,11 @@ class Trust:
         return self.cluster.ca_certificate_pem
 
     def node(self, csr_pem: str, name: str, addresses: Sequence[str] = ()) -> Issued:
-        """`addresses` are what the node may serve its metrics as. Raises PkiError, InvalidSpec."""
-        made = pki.issue(self._authority, csr_pem, pki.Holder.NODE, name, names=(name, *addresses))
+        """`addresses` are what the node may serve its metrics as. Its name stands under a domain
+        of the nodes', so that no choice of a name makes a node pass for another server. Raises
+        PkiError, InvalidSpec."""
+        names = (name + NODE_DOMAIN, *addresses)
+        made = pki.issue(self._authority, csr_pem, pki.Holder.NODE, name, names=names)
         return _issued(made)
 
     def operator(self, csr_pem: str, name: str) -> Issued:

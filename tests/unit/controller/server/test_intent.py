@@ -21,7 +21,8 @@ from bayplan.model.service import (
 )
 from controller.server import intent, people
 from controller.server.intent import Desk, Outcome, Wanted
-from controller.store.base import Delete, Kind, Put, Require, Stored, Tables
+from controller.server.parts import apart
+from controller.store.base import OPERATIONS_MAX, Delete, Kind, Put, Require, Stored, Tables
 
 VAULT = pki.KeyEncryptionKey(b"k" * 32)
 NOW = 1_000.0
@@ -237,3 +238,13 @@ def test_token_lives_an_hour_at_most() -> None:
     assert isinstance(put, Put)
     assert token.secret not in repr(put)
     assert expires_at == NOW + people.TOKEN_LIFETIME_S
+
+
+def test_events_follow_where_one_transaction_is_too_small() -> None:
+    """63 services still take effect together."""
+    specs = [ServiceSpec(name=f"s{i}", template=TaskTemplate(image="web:1")) for i in range(63)]
+    outcome = intent.apply(a_desk(), VAULT, [Wanted(s) for s in specs], ())
+    together, events = apart(outcome.changes)
+    assert len(together) == 126 <= OPERATIONS_MAX
+    assert {c.kind for c in events} == {Kind.EVENT}
+    assert apart(together) == (together, ())
