@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
+from pathlib import PurePosixPath
 
 from agent.runtime.failure import RuntimeFailure
 from agent.syscalls import paths
 
-_DEPTH_MAX = 64
+_STEPS_MAX = 64
 
 
 def open_path(root: int, path: str, flags: int = os.O_PATH) -> int:
@@ -18,40 +20,38 @@ def open_path(root: int, path: str, flags: int = os.O_PATH) -> int:
 
 def make_directory(root: int, path: str, mode: int = 0o755) -> int:
     """O_PATH descriptor of the directory, made with its parents where it is missing."""
-    return _make_directory(root, path.strip("/"), mode, _DEPTH_MAX)
-
-
-def _make_directory(root: int, path: str, mode: int, depth: int) -> int:
-    flags = os.O_PATH | os.O_DIRECTORY
-    try:
-        return open_path(root, path, flags)
-    except FileNotFoundError:
-        if depth == 0:
-            raise
-    parent, _, name = path.rpartition("/")
-    parent_fd = _make_directory(root, parent, mode, depth - 1)
-    try:
-        os.mkdir(name, mode, dir_fd=parent_fd)
-    except FileExistsError:
-        pass  # A dangling link: opening it below says so.
-    finally:
-        os.close(parent_fd)
-    return open_path(root, path, flags)
+    return _make(root, path, mode, _STEPS_MAX, directory=True)
 
 
 def make_file(root: int, path: str) -> int:
-    """O_PATH descriptor of something that is not a directory, an empty file where missing."""
+    """O_PATH descriptor of what is there, an empty file where nothing is."""
+    return _make(root, path, 0o644, _STEPS_MAX, directory=False)
+
+
+def _make(root: int, path: str, mode: int, steps: int, *, directory: bool) -> int:
+    """A link that leads nowhere (an image's /etc/resolv.conf often does) has its target made, in
+    the root as ever: every step opens from `root` anew."""
+    flags = os.O_PATH | (os.O_DIRECTORY if directory else 0)
     try:
-        return open_path(root, path)
+        return open_path(root, path, flags)
     except FileNotFoundError:
-        parent, _, name = path.strip("/").rpartition("/")
-    parent_fd = make_directory(root, parent)
+        if steps == 0:
+            raise
+    parent, name = os.path.split(path.strip("/"))
+    parent_fd = _make(root, parent, 0o755, steps - 1, directory=True)
     try:
-        flags = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        os.close(os.open(name, flags, 0o644, dir_fd=parent_fd))
+        with contextlib.suppress(FileExistsError):
+            if directory:
+                os.mkdir(name, mode, dir_fd=parent_fd)
+            else:
+                new = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+                os.close(os.open(name, new, mode, dir_fd=parent_fd))
+        if stat.S_ISLNK(os.stat(name, dir_fd=parent_fd, follow_symlinks=False).st_mode):
+            target = os.readlink(name, dir_fd=parent_fd)
+            path = str(PurePosixPath("/", parent, target))
     finally:
         os.close(parent_fd)
-    return open_path(root, path)
+    return _make(root, path, mode, steps - 1, directory=directory)
 
 
 def make_target(root: int, path: str, *, directory: bool) -> int:

@@ -22,11 +22,7 @@ def root(bundle: Bundle, userns_fd: int, held: ExitStack, *, overlay_by_fd: bool
     """The container's root as a detached mount. `userns_fd` -1: no user namespace. `held` closes
     what was needed to make it."""
     if bundle.layers is None:
-        path = os.fsencode(bundle.rootfs)
-        try:
-            return mounts.open_tree(path, recursive=True)
-        except OSError as error:
-            raise RuntimeFailure(f"{bundle.rootfs}: {reason(error)}", "root.path") from error
+        return _plain(bundle)
     try:
         base = _base(bundle.config.linux) if userns_fd >= 0 else (0, 0)
         if overlay_by_fd:
@@ -35,6 +31,19 @@ def root(bundle: Bundle, userns_fd: int, held: ExitStack, *, overlay_by_fd: bool
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         raise RuntimeFailure(f"{error.strerror}{where}", "layers.json") from error
+
+
+def _plain(bundle: Bundle) -> int:
+    """The bundle's own directory. Not shared with the host's mounts, as systemd makes them:
+    pivot_root(2) refuses a shared root; a slave where the container is to see the host's."""
+    try:
+        fd = mounts.open_tree(os.fsencode(bundle.rootfs), recursive=True)
+    except OSError as error:
+        raise RuntimeFailure(f"{bundle.rootfs}: {reason(error)}", "root.path") from error
+    wanted = bundle.config.linux.rootfs_propagation
+    propagation = mounts.MS_SLAVE if wanted.endswith(("slave", "shared")) else mounts.MS_PRIVATE
+    mounts.mount_setattr(fd, propagation=propagation, recursive=True)
+    return fd
 
 
 def _base(linux: Linux) -> tuple[int, int]:

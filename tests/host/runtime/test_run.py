@@ -319,6 +319,35 @@ def test_proc_as_a_link_is_refused(rig: Rig, layers: tuple[Path, ...], tmp_path:
         rig.run("true")
 
 
+@pytest.mark.parametrize(
+    ("link", "landed"),
+    [("../run/x/resolv.conf", "run/x/resolv.conf"), ("/../../deep/r", "deep/r")],
+)
+def test_target_behind_a_dangling_link(
+    rig: Rig, layers: tuple[Path, ...], tmp_path: Path, link: str, landed: str
+) -> None:
+    """A mount onto a link that leads nowhere makes its target, inside the root."""
+    image = tmp_path / "image"
+    (image / "etc").mkdir(parents=True)
+    (image / "etc/resolv.conf").symlink_to(link)
+    shown = tmp_path / "shown"
+    shown.write_text("nameserver\n")
+    rig.layers = (*layers, image)
+    ended = rig.run("cat", "/etc/resolv.conf", f"/{landed}", context={"resolv_conf": str(shown)})
+    assert ended.out == "nameserver\n" * 2
+
+
+def test_target_behind_a_loop(rig: Rig, layers: tuple[Path, ...], tmp_path: Path) -> None:
+    """Links in a circle are an error and no hang."""
+    image = tmp_path / "image"
+    image.mkdir()
+    (image / "a").symlink_to("b")
+    (image / "b").symlink_to("a")
+    rig.layers = (*layers, image)
+    with pytest.raises(RuntimeFailure, match=r"mounts\[6\]: /a/x: .*symbolic links"):
+        rig.run("true", mounts=(Mount(target="/a/x", kind=MountKind.TMPFS),))
+
+
 def test_a_failed_create_leaves_nothing(rig: Rig) -> None:
     """No process, cgroup or descriptor stays behind a create that fails half-way."""
     made = rig.bundle("true", mounts=(Mount(target="/x", kind=MountKind.BIND, source="/none"),))
