@@ -7,6 +7,7 @@ A call that is safe to repeat goes on to the next endpoint until its deadline. O
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -78,11 +79,28 @@ def _target(endpoint: str) -> tuple[str, bool]:
     """gRPC's name of an endpoint, and whether it speaks TLS."""
     if endpoint.startswith("unix:/"):
         return endpoint, False
-    parts = urlsplit(endpoint)
+    wrong = InvalidSpec(f"{endpoint!r} is no etcd endpoint; write https://host:2379")
+    try:
+        parts = urlsplit(endpoint)
+        port = parts.port or 2379
+    except ValueError:
+        raise wrong from None
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/"):
-        raise InvalidSpec(f"{endpoint!r} is no etcd endpoint; write https://host:2379")
+        raise wrong
+    if parts.scheme == "http" and not _is_loopback(parts.hostname):
+        raise InvalidSpec(
+            f"{endpoint!r} would carry the cluster's state over the network in the clear; "
+            "give etcd a certificate and write https"
+        )
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    return f"{host}:{parts.port or 2379}", parts.scheme == "https"
+    return f"{host}:{port}", parts.scheme == "https"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class Connection:
