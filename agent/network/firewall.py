@@ -7,6 +7,8 @@ possible the operator is told.
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from agent.network.nftables import Nftables
 
 _LEGACY = Path("/proc/net/ip_tables_names")
 _OURS = "bayplan"
+_COMMAND_S = 10.0
 
 
 def open_forwarding(nft: Nftables, bridge: str) -> str:
@@ -37,11 +40,7 @@ def open_forwarding(nft: Nftables, bridge: str) -> str:
                 f"the firewall chain {name} drops forwarded packets and takes no rule of ours: "
                 f"{error.message}; allow the interface {bridge} there"
             )
-    if _legacy_filter():
-        problems.append(
-            "legacy iptables rules are loaded, which may drop the containers' packets; "
-            f"allow them by iptables-legacy -I FORWARD -i {bridge} -j ACCEPT and -o {bridge}"
-        )
+    problems += _open_legacy(bridge)
     return "; ".join(problems)
 
 
@@ -53,6 +52,11 @@ def close_forwarding(nft: Nftables, bridge: str) -> None:
             rule = item.get("rule", {})
             if rule.get("comment") == f"{_OURS} {bridge}":
                 nft.run(f"delete rule {name} handle {int(rule['handle'])}\n")
+    command = shutil.which("iptables-legacy")
+    if command and _legacy_filter():
+        for rule in _legacy_rules(bridge):
+            if _succeeds([command, "-w", "-C", "FORWARD", *rule]):
+                _succeeds([command, "-w", "-D", "FORWARD", *rule])
 
 
 def _forward_chains(objects: Iterable[Mapping[str, Any]]) -> list[tuple[str, str, str, str]]:
@@ -75,6 +79,36 @@ def _drops(policy: str, rules: list[dict[str, Any]]) -> bool:
 
 def _accepted(rules: list[dict[str, Any]], bridge: str) -> bool:
     return [rule.get("comment") for rule in rules[:2]] == [f"{_OURS} {bridge}"] * 2
+
+
+def _open_legacy(bridge: str) -> list[str]:
+    """The same for iptables before nftables, whose rules nftables does not show."""
+    if not _legacy_filter():
+        return []
+    command = shutil.which("iptables-legacy")
+    if command is None:
+        return [
+            "rules of legacy iptables are loaded, which may drop the containers' packets; "
+            "install iptables to have the containers let through"
+        ]
+    for rule in _legacy_rules(bridge):
+        if _succeeds([command, "-w", "-C", "FORWARD", *rule]):
+            continue
+        if not _succeeds([command, "-w", "-I", "FORWARD", *rule]):
+            return [
+                "legacy iptables takes no rule of ours; "
+                f"allow the containers by {command} -I FORWARD {' '.join(rule)}"
+            ]
+    return []
+
+
+def _legacy_rules(bridge: str) -> tuple[list[str], list[str]]:
+    return ["-i", bridge, "-j", "ACCEPT"], ["-o", bridge, "-j", "ACCEPT"]
+
+
+def _succeeds(command: list[str]) -> bool:
+    result = subprocess.run(command, capture_output=True, timeout=_COMMAND_S, check=False)
+    return result.returncode == 0
 
 
 def _legacy_filter() -> bool:

@@ -6,7 +6,7 @@ event loop, which belongs to the thread that made it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
@@ -137,6 +137,12 @@ class Links:
             except NetlinkError as error:
                 if error.code != _ENODEV:
                     raise
+
+    def delete_those(self, names: Collection[str]) -> None:
+        """Those of the veths that are there."""
+        for veth in self.veths():
+            if veth.name in names:
+                self.delete(veth.name)
 
     def delete_all(self) -> None:
         """All veths of ours and the bridge."""

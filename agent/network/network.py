@@ -11,6 +11,8 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import TypeVar
 
+import structlog
+
 from agent.network import addresses, conntrack, firewall, hostports, namespace, rules
 from agent.network.fabric import Fabric, HostOnly
 from agent.network.links import Links
@@ -18,9 +20,11 @@ from agent.network.model import Attached, NetworkError, PortConflict, PublishedS
 from agent.network.nftables import Nftables
 from bayplan.model.service import Protocol
 
+_log = structlog.get_logger(__name__)
 T = TypeVar("T")
 BRIDGE_DEFAULT = "bay0"
 SERVICES_MAX = 10_000
+SWEEP_S = 1.0
 _SYSCTL = Path("/proc/sys/net/ipv4")
 
 
@@ -50,6 +54,8 @@ class Network:
         self._leases: dict[str, _Lease] = {}
         self._last = IPv4Address(0)
         self._publishing = asyncio.Lock()
+        self._leaving: set[str] = set()
+        self._sweep: asyncio.Task[None] | None = None
 
     async def start(self, subnet: str, keep: Collection[str] | None = None) -> None:
         """Brings up bridge, forwarding and the nftables table, or adopts what an earlier agent
@@ -65,9 +71,13 @@ class Network:
 
     async def stop(self) -> None:
         """Releases sockets and threads; everything goes on working."""
+        if self._links is None:
+            return
+        if self._sweep is not None:
+            self._sweep.cancel()
+            await self._remove_leaving()
         links, nft, self._links, self._nft = self._links, self._nft, None, None
-        if links is not None:
-            await self._in_links(links.close)
+        await self._in_links(links.close)
         if nft is not None:
             await self._in_nft(nft.close)
         self._nft_thread.shutdown()
@@ -88,6 +98,7 @@ class Network:
         own = addresses.gateway(subnet)
         fd = namespace.open_namespace(pid)
         lease = self._lease(uid)
+        self._leaving.discard(lease.interface)
 
         def connect() -> None:
             alias = addresses.alias(uid, lease.address)
@@ -109,10 +120,28 @@ class Network:
         )
 
     async def detach(self, uid: str) -> None:
-        """Removes the task's interface and frees its address; nothing where it has none."""
-        links = self._started()
-        await self._in_links(lambda: links.delete(addresses.interface_name(uid)))
-        self._leases.pop(uid, None)
+        """Frees the task's address; nothing where it has none. Its interface goes with the
+        container's namespace; removing it here would take 20 ms that others wait for. What is
+        still there a moment later is removed."""
+        self._started()
+        if self._leases.pop(uid, None) is None:
+            return
+        self._leaving.add(addresses.interface_name(uid))
+        if self._sweep is None or self._sweep.done():
+            self._sweep = asyncio.create_task(self._remove_later())
+
+    async def _remove_later(self) -> None:
+        while self._leaving:
+            await asyncio.sleep(SWEEP_S)
+            try:
+                await self._remove_leaving()
+            except NetworkError as error:
+                _log.warning("interfaces not removed", error=str(error))
+
+    async def _remove_leaving(self) -> None:
+        links, names = self._started(), frozenset(self._leaving)
+        await self._in_links(lambda: links.delete_those(names))
+        self._leaving -= names
 
     def address(self, uid: str) -> str | None:
         """The address of an attached or adopted task."""

@@ -180,14 +180,31 @@ async def test_forward_policy_of_docker(rig: Rig, network: Network) -> None:
     await second.stop()
 
 
+async def test_forward_policy_of_legacy_iptables(rig: Rig, network: Network) -> None:
+    """The same with iptables' own kernel side, which nftables does not show."""
+    subprocess.run(["iptables-legacy", "-P", "FORWARD", "DROP"], check=True)
+    a = await a_backend(rig, network, "a")
+    await network.stop()
+    second = Network()
+    await second.start(SUBNET)
+    await second.publish([published(a)])
+    assert second.firewall_problem == ""
+    assert rig.load(HOST, 80, pid=rig.lan.pid)()["names"] == {"a": 10}
+    await second.cleanup()
+    rules = subprocess.check_output(["iptables-legacy", "-S", "FORWARD"], text=True)
+    assert rules == "-P FORWARD DROP\n"
+    await second.stop()
+
+
 async def test_containers_cannot_reach_loopback(rig: Rig, network: Network) -> None:
     """What the host serves on 127.0.0.1 stays out of containers' reach, though packets for
     127.0.0.0/8 are routed on the bridge."""
     await a_backend(rig, network, "a")
     enter = f"nsenter --net=/proc/{rig.processes[1].pid}/ns/net"
     script = (
-        "ip addr del 127.0.0.1/8 dev lo; ip route del table local 127.0.0.0/8 dev lo; "
-        "ip route add 127.0.0.1 via 10.97.1.1; timeout 1 busybox nc -w 1 127.0.0.1 7000 </dev/null"
+        "echo 1 > /proc/sys/net/ipv4/conf/eth0/route_localnet; "
+        "ip addr del 127.0.0.1/8 dev lo; ip route add 127.0.0.1 via 10.97.1.1 dev eth0; "
+        "timeout 1 busybox nc -w 1 127.0.0.1 7000 </dev/null"
     )
     with socket.create_server(("127.0.0.1", 7000)) as server:
         server.settimeout(0.5)
@@ -212,6 +229,27 @@ async def test_detach_frees(rig: Rig, network: Network) -> None:
     await a_backend(rig, network, "a")
     await network.detach("a")
     await network.detach("a")
+    assert network.address("a") is None
+    end = time.monotonic() + 5
+    while links() != {"bay0"}:
+        assert time.monotonic() < end
+        await asyncio.sleep(0.1)
+
+
+async def test_detached_and_attached_again(rig: Rig, network: Network) -> None:
+    """A task that comes back at once keeps the interface it got then."""
+    await a_backend(rig, network, "a")
+    await network.detach("a")
+    await network.attach("a", rig.backend("a").pid, "a")
+    await asyncio.sleep(1.5)
+    assert len(links()) == 2
+
+
+async def test_stop_removes_what_leaves(rig: Rig, network: Network) -> None:
+    """An agent that ends right after a detach leaves no interface of the task."""
+    await a_backend(rig, network, "a")
+    await network.detach("a")
+    await network.stop()
     assert links() == {"bay0"}
 
 
