@@ -14,10 +14,21 @@ from typing import Any
 import click
 
 from bayplan.model.errors import BayplanError
+from lab import example
 from lab.lab import CONTROLLER, Lab
 from lab.machine import CHECKOUT
 
 NAME_DEFAULT = "lab"
+NEXT = """
+Next, with .venv/bin on your PATH (export PATH=$PWD/.venv/bin:$PATH):
+  bay get                            what runs
+  bay describe web                   where, and why
+  bay apply examples/web-v2.yaml     an update without a lost request
+  bay apply examples/web-bad.yaml    one that fails, and rolls back by itself
+  bay logs -f web                    what it writes
+  bay exec -it web.1.1 -- sh         a shell in it
+  bay lab kill h1; bay node ls       lose a host, and see its tasks come back elsewhere
+  make stop                          end all of it"""
 
 
 def _directory(given: str | None, name: str) -> Path:
@@ -68,6 +79,22 @@ def up(obj: tuple[Lab, str], hosts: int, controllers: int, subnet: str, no_conte
     click.echo("\nnext: bay node ls")
     click.echo("      bay apply examples/web.yaml")
     click.echo("      bay lab kill h1, bay lab cut h2, bay lab down")
+
+
+@cli.command("try")
+@click.option("--hosts", default=3, show_default=True, help="how many")
+@_located
+def tryout(obj: tuple[Lab, str], hosts: int) -> None:
+    """Bring a lab up, run the example on it and show it serving."""
+    lab, name = obj
+    if not lab.is_whole():
+        lab.down(name)  # what an interrupted start left
+        lab.up(name, hosts, "", merge_context=True)
+    machines = [(host.name, host.address) for host in lab.status() if host.role == "agent"]
+    status = example.show(lab.directory, name, machines, click.echo)
+    if status:
+        sys.exit(status)
+    click.echo(NEXT)
 
 
 @cli.command()

@@ -121,6 +121,13 @@ class Lab:
             context.forget(now)
             shutil.rmtree(self.directory)
 
+    def is_whole(self) -> bool:
+        """True where everything of a lab is up and runs."""
+        if not (self.directory / state.FILE).exists():
+            return False
+        hosts = self.status()
+        return len(hosts) > 1 and all(host.daemon == "running" for host in hosts)
+
     def status(self) -> list[HostStatus]:
         now = state.load(self.directory)
         return [
