@@ -14,6 +14,7 @@ from agent.runtime.container import ContainerState, start_ticks
 from agent.runtime.create import limit, own_stdio
 from agent.runtime.failure import RuntimeFailure
 from agent.runtime.fields import Field
+from agent.runtime.pause import paused
 from agent.runtime.preloaded import Preloaded
 from agent.runtime.seccomp import compile as seccomp
 from agent.runtime.spawn import FLAGS, end, spawn
@@ -41,6 +42,8 @@ def exec_(
     config = bundles.load(state.bundle).config
     wanted = parse.process(Field(process, "process"))
     section = config.linux.seccomp
+    if paused(state.cgroup):
+        raise RuntimeFailure(f"container {state.uid} is paused; resume it first")
     with contextlib.ExitStack() as undo:
         target = _open(state)
         undo.callback(os.close, target)

@@ -23,12 +23,16 @@ def resume(state: ContainerState) -> None:
 
 
 def paused(cgroup: Cgroup) -> bool:
-    """True where the cgroup is frozen."""
+    """True where the cgroup is frozen; one that is gone is not."""
     directory = cgroup.directories.get(UNIFIED)
-    if directory is not None:
-        return "frozen 1" in read(directory, "cgroup.events")
-    directory = cgroup.directories.get("freezer")
-    return directory is not None and read(directory, "freezer.state").strip() == "FROZEN"
+    name, word = "cgroup.events", "frozen 1"
+    if directory is None:
+        directory = cgroup.directories.get("freezer")
+        name, word = "freezer.state", "FROZEN"
+    try:
+        return directory is not None and word in read(directory, name)
+    except FileNotFoundError:
+        return False
 
 
 def pause_cgroup(cgroup: Cgroup, *, deadline_s: float) -> None:

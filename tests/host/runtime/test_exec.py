@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from agent.runtime import exec as executing
-from agent.runtime import start, terminal
+from agent.runtime import pause, start, terminal
 from agent.runtime.container import Container, ContainerState
 from agent.runtime.exec import Executed
 from agent.runtime.failure import RuntimeFailure
@@ -73,6 +73,16 @@ def test_exec_of_a_missing_command(rig: Rig) -> None:
     container = rig.started("sleep", "60")
     with pytest.raises(RuntimeFailure, match='command "no" not found in \\$PATH'):
         run(rig, container, a_process("no"))
+
+
+def test_exec_in_a_paused_container(rig: Rig) -> None:
+    """It would only stand still: it is refused at once."""
+    container = rig.started("sleep", "60")
+    pause.pause(container.state)
+    with pytest.raises(RuntimeFailure, match="is paused; resume it first"):
+        run(rig, container, a_process("true"))
+    pause.resume(container.state)
+    assert run(rig, container, a_process("echo", "on")) == (0, "on\n")
 
 
 def test_exec_in_an_ended_container(rig: Rig) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import posixpath
 import shutil
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 
 from agent.runtime import bundle, cgroups, create, delete, kill, pause, start, state, update
+from agent.runtime.container import ContainerState
 from agent.runtime.failure import RuntimeFailure
 from agent.runtime.stdio import Stdio
 from agent.syscalls import mounts, namespaces
@@ -468,3 +470,24 @@ def test_command_line(rig: Rig) -> None:
         capture_output=True, text=True, timeout=30, check=False,
     )  # fmt: skip
     assert (ended.returncode, ended.stdout, ended.stderr) == (6, "out\n", "")
+
+
+def test_a_starter_makes_its_parents_child(rig: Rig) -> None:
+    """`sibling`: the process that creates exits, and its parent reaps the container."""
+    made = rig.bundle("sh", "-c", "exit 11")
+    reading, writing = os.pipe()
+    starter = os.fork()
+    if starter == 0:
+        try:
+            container = create.create("sib", made, Stdio(), rig.host, sibling=True)
+            start.start(container)
+            os.write(writing, json.dumps(container.state.to_json()).encode())
+        except BaseException:  # noqa: BLE001  a child must not return
+            traceback.print_exc()
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as file:
+        made_state = ContainerState.from_json(json.loads(file.read()))
+    assert wait(starter) == 0
+    assert wait(made_state.pid) == 11
+    delete.delete(made_state)

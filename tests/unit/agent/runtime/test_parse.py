@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from agent.runtime import bundle, parse
 from agent.runtime.failure import RuntimeFailure
@@ -131,3 +133,33 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(RuntimeFailure, match=r"config\.json is not JSON"):
         bundle.load(tmp_path)
+
+
+_LEAVES = st.none() | st.booleans() | st.integers(-9, 2**70) | st.text(max_size=6)
+_JSON = st.recursive(
+    _LEAVES,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["type", "path", "limit", "uid", "names"]), inner, max_size=3
+        )
+    ),
+    max_leaves=6,
+)
+_FIELDS = [
+    *(f"process.{n}" for n in ("args", "cwd", "env", "user", "capabilities", "rlimits", "terminal",
+                               "consoleSize", "oomScoreAdj")),
+    *(f"linux.{n}" for n in ("namespaces", "uidMappings", "devices", "resources", "seccomp",
+                             "sysctl", "maskedPaths", "cgroupsPath", "rootfsPropagation")),
+    "root", "mounts", "hostname", "annotations", "linux", "process", "hooks",
+]  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(_FIELDS), _JSON)
+def test_any_value_anywhere_is_read_or_refused(path: str, value: object) -> None:
+    """Whatever stands in a field, reading ends in a configuration or in a named failure."""
+    try:
+        parse.config(with_(path, value))
+    except RuntimeFailure as failure:
+        assert failure.field  # noqa: PT017
