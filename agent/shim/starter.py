@@ -1,11 +1,12 @@
 """The throwaway process that furnishes a shim, creates its container, and starts it.
 
     agent           shim                                starter                       init
-                    ── fork, SEQPACKET pair ──────────►  directories, FIFOs, socket
+                    ── fork, SEQPACKET pair ──────────►  waits, as one of the zygote's spares
+    ── request + SCM_RIGHTS ──────────────────────────►  directories, FIFOs, socket
     ◄─ hello ─────────────────────────────────────────►
                                                          create: namespaces, mounts
     ◄─ {"event": "created", "pid"} ────────────────────
-                    ◄── pid + SCM_RIGHTS ──────────────                               held
+                    ◄── pid, request + SCM_RIGHTS ─────                               held
     ── {"do": "run"} ─────────────────────────────────►  start ─────────────────────► execve
                     ◄── note STARTED or START_FAILED ──
     ◄─ {"ok"} or {"error"} ────────────────────────────  ends; the init is the shim's child
@@ -30,30 +31,30 @@ from agent.shim.orders import RUN, START_FAILED, STARTED, View, answer, reset_si
 from agent.shim.request import Request
 from agent.syscalls import descriptors, supervision
 
-DESCRIPTORS = 5  # stdout, stderr, listener, timer, the shim's own stderr
+DESCRIPTORS = 6  # the agent's stream, stdout, stderr, listener, timer, the shim's own stderr
+REQUEST_MAX_BYTES = 8 * 1024
 HELLO_TIMEOUT_S = 10.0
 _BACKLOG = 64
 
 
 def become(
-    message: bytes, agent: int, shim: socket.socket, notes: int, preloaded: Preloaded
+    requests: socket.socket,
+    notify: socket.socket,
+    shim: socket.socket,
+    notes: int,
+    preloaded: Preloaded,
 ) -> NoReturn:
-    """Turn a fresh fork of the shim into its starter."""
+    """Turn a fresh fork of a shim into its starter."""
     status = 1
     try:
         reset_signals()
         # Above all the shim's end of the pair: its end of file must reach this process.
-        descriptors.close_all_except((0, 1, 2, agent, shim.fileno(), notes))
-        stream = socket.socket(fileno=agent)
-        request = Request.decode(message)
-        made = _create(request, stream, shim, preloaded)
-        if made is not None:
-            created, timer = made
-            view = View(
-                directory=request.directory, uid=request.uid, shim_pid=os.getppid(),
-                state="created", pid=created.pid, timer=timer, starter=-1, notes=notes,
-            )  # fmt: skip
-            _serve(created, stream, shim, view)
+        descriptors.close_all_except(
+            (0, 1, 2, requests.fileno(), notify.fileno(), shim.fileno(), notes)
+        )
+        taken = _take(requests, notify, shim)
+        if taken is not None:
+            _work(*taken, shim, notes, preloaded)
         status = 0
     except BaseException:  # noqa: BLE001  a fork must not return into the shim's code
         sys.excepthook(*sys.exc_info())
@@ -61,10 +62,54 @@ def become(
         os._exit(status)
 
 
+def _take(
+    requests: socket.socket, notify: socket.socket, shim: socket.socket
+) -> tuple[bytes, socket.socket] | None:
+    """Wait for a request and the stream to answer on; None once the agent or the shim is gone."""
+    requests.setblocking(False)
+    poll = select.poll()
+    poll.register(requests, select.POLLIN)
+    poll.register(shim, select.POLLIN)
+    while True:
+        if any(fd == shim.fileno() for fd, _ in poll.poll()):
+            return None
+        try:
+            message, received, _, _ = socket.recv_fds(requests, REQUEST_MAX_BYTES, 1)
+        except BlockingIOError:  # another spare was faster
+            continue
+        if not message:
+            return None
+        if len(received) == 1:
+            break
+    notify.send(b"%d" % os.getppid())
+    requests.close()
+    notify.close()
+    return message, socket.socket(fileno=received[0])
+
+
+def _work(
+    message: bytes, stream: socket.socket, shim: socket.socket, notes: int, preloaded: Preloaded
+) -> None:
+    request = Request.decode(message)
+    made = _create(request, stream, preloaded)
+    if made is None:
+        return
+    created, furniture = made
+    stream.sendall(protocol.control({"event": "created", "pid": created.pid}))
+    head = b"%d " % created.pid
+    socket.send_fds(shim, [head + message], [stream.fileno(), *furniture])
+    view = View(
+        directory=request.directory, uid=request.uid, shim_pid=os.getppid(), state="created",
+        pid=created.pid, timer=furniture[3], starter=-1, notes=notes,
+    )  # fmt: skip
+    _serve(created, stream, shim, view)
+
+
 def _create(
-    request: Request, stream: socket.socket, shim: socket.socket, preloaded: Preloaded
-) -> tuple[container.Container, int] | None:
-    """The created container and the timer; None where there is none and the agent knows."""
+    request: Request, stream: socket.socket, preloaded: Preloaded
+) -> tuple[container.Container, list[int]] | None:
+    """The created container and what the shim gets; None where there is none and the agent
+    knows."""
     try:
         hello = {"hello": protocol.VERSION, "uid": request.uid, "shim_pid": os.getppid()}
         stream.settimeout(HELLO_TIMEOUT_S)
@@ -80,9 +125,7 @@ def _create(
         stream.sendall(protocol.control(failure))
         stream.shutdown(socket.SHUT_WR)
         return None
-    stream.sendall(protocol.control({"event": "created", "pid": created.pid}))
-    socket.send_fds(shim, [b"%d" % created.pid], furniture)
-    return created, furniture[3]
+    return created, furniture
 
 
 def _serve(
@@ -141,7 +184,7 @@ def _exactly(stream: socket.socket, count: int) -> bytes:
 
 
 def _furnish(directory: str) -> list[int]:
-    """What the shim gets: DESCRIPTORS descriptors, in that order."""
+    """What the shim gets beside the agent's stream, in the order of DESCRIPTORS."""
     for name in (protocol.LOG_DIRECTORY, protocol.STDIO_DIRECTORY):
         os.makedirs(f"{directory}/{name}", mode=0o700, exist_ok=True)
     errors = os.open(

@@ -37,24 +37,24 @@ _READ_BYTES = 64 * 1024
 _READS_PER_TURN = 16
 _DRAIN_MAX_BYTES = 16 << 20
 _RECORD_RETRY_S = 1.0
+_BUFFER = bytearray(starter.REQUEST_MAX_BYTES + 64)
 
 
-def run(message: bytes, agent: int, preloaded: Preloaded) -> None:
-    """Create the container that `message`, an encoded Request, asks for, tell the agent at the
-    descriptor `agent`, and stay until the container has ended and that is on record."""
+def run(requests: socket.socket, notify: socket.socket, preloaded: Preloaded) -> None:
+    """Wait for a request, create its container, and stay until that has ended and is on record.
+    `notify` is told that this shim is a spare no more."""
     os.setsid()
     supervision.become_subreaper()
     supervision.set_name(b"bayplan-shim")
-    shim = Shim(message, agent, preloaded)
-    if shim.begin():
+    shim = Shim(preloaded)
+    if shim.begin(requests, notify):
         shim.serve()
 
 
 class Shim:
     """`state` moves created → running → exited."""
 
-    def __init__(self, message: bytes, agent: int, preloaded: Preloaded) -> None:
-        self._message = message
+    def __init__(self, preloaded: Preloaded) -> None:
         self._preloaded = preloaded
         self._state = "created"
         self._pid = 0
@@ -63,31 +63,36 @@ class Shim:
         self._start_failed = False
         self._record: ExitRecord | None = None
         self._log: LogWriter | None = None
-        self._agent = agent
-        self._connections = {agent}
-        self._greeted = {agent}
+        self._connections: set[int] = set()
+        self._greeted: set[int] = set()
         self._conversations: dict[int, int] = {}
 
-    def begin(self) -> bool:
-        """Fork the starter and take over what it made; False where it made nothing, of which
-        it has told the agent."""
+    def begin(self, requests: socket.socket, notify: socket.socket) -> bool:
+        """Fork the starter and take over what it makes; False where it makes nothing, of which
+        it tells the agent."""
         self._wake, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         # The zygote's handler for SIGCHLD does nothing here; the signal arrives as a byte.
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         self._starter, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._starter_pid = os.fork()
         if self._starter_pid == 0:
-            starter.become(self._message, self._agent, theirs, self._wake_write, self._preloaded)
+            starter.become(requests, notify, theirs, self._wake_write, self._preloaded)
         theirs.close()
-        message, ancillary, _, _ = self._starter.recvmsg(
-            64, socket.CMSG_SPACE(4 * starter.DESCRIPTORS), socket.MSG_CMSG_CLOEXEC
+        requests.close()
+        notify.close()
+        count, ancillary, _, _ = self._starter.recvmsg_into(
+            [_BUFFER], socket.CMSG_SPACE(4 * starter.DESCRIPTORS), socket.MSG_CMSG_CLOEXEC
         )
-        if not message:
+        if not count:
             return False
+        message = bytes(_BUFFER[:count])
         descriptors = array("i")
         descriptors.frombytes(ancillary[0][2])
-        self._pid = int(message)
-        self._stdout, self._stderr, self._listener, self._timer, errors = descriptors
+        pid, _, self._message = message.partition(b" ")
+        self._pid = int(pid)
+        self._agent, self._stdout, self._stderr, self._listener, self._timer, errors = descriptors
+        self._connections.add(self._agent)
+        self._greeted.add(self._agent)
         os.dup2(errors, 2)
         os.close(errors)
         return True

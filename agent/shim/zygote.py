@@ -2,12 +2,15 @@
 
     agent                                   zygote
     ── exec, socketpair as a descriptor ──►
-    ◄── {"hello": 1, "pid"} ───────────────  imported, compiled, frozen
-    ── {"uid", "directory", …} + SCM_RIGHTS ►  forks a shim, which answers on the descriptor
-    ── end of the stream ──────────────────►  the agent is gone: so is the zygote; shims stay
+                                            forks spare shims, which wait for a request
+    ◄── {"hello": 1, "pid"} ───────────────
+                                            spare: a shim and its starter
+    ── request + SCM_RIGHTS ──────────────►  any starter; it answers on the descriptor
+                                            ◄── pid of the shim: one spare less
+    ── end of the stream ──────────────────► zygote and spares end; shims with a container stay
 
-A shim shares the zygote's memory until it writes to it, so the zygote stops collecting garbage
-before the first fork: a collection would touch, and so copy, every object.
+A shim shares the zygote's memory until either writes to it, so the zygote collects no garbage
+and does little but fork.
 """
 
 from __future__ import annotations
@@ -15,9 +18,11 @@ from __future__ import annotations
 import gc
 import json
 import os
+import select
 import signal
 import socket
 import sys
+import time
 from types import FrameType
 
 from agent.runtime.preloaded import Preloaded
@@ -25,9 +30,11 @@ from agent.shim import container, protocol, supervisor
 from agent.syscalls import descriptors as fds
 from agent.syscalls import supervision
 
-REQUEST_MAX_BYTES = 8 * 1024
-ANCILLARY_BYTES = socket.CMSG_SPACE(4)
+SPARES = 2
+_RESPAWN_DELAY_S = 0.1
+_LARGE_BYTES = 1 << 16
 _zygote_pid = os.getpid()
+_waiting: set[int] = set()
 
 
 def main(descriptor: int) -> None:
@@ -42,21 +49,30 @@ def main(descriptor: int) -> None:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, _on_child)
     preloaded = container.preload()
-    sock = socket.socket(fileno=descriptor)
+    requests = socket.socket(fileno=descriptor)
+    taken, notify = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    notify.setblocking(False)
+    signal.set_wakeup_fd(notify.fileno(), warn_on_full_buffer=False)
+    poll = select.poll()
+    poll.register(descriptor, 0)  # its end alone; requests are for the spares
+    poll.register(taken, select.POLLIN)
     gc.collect()
+    # A large allocation makes malloc merge its free pieces, all over the heap: once, here.
+    bytes(_LARGE_BYTES)
     gc.freeze()
     gc.disable()
-    sock.send(json.dumps({"hello": protocol.VERSION, "pid": os.getpid()}).encode())
+    requests.send(json.dumps({"hello": protocol.VERSION, "pid": os.getpid()}).encode())
     while True:
-        # Little more than system calls: what is written to here is no shim's to share any more.
-        message, ancillary, _, _ = sock.recvmsg(
-            REQUEST_MAX_BYTES, ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
-        )
-        if not message:
-            return
-        if ancillary:
-            agent = int.from_bytes(ancillary[0][2], sys.byteorder)
-            _fork(message, agent, descriptor, preloaded)
+        while len(_waiting) < SPARES:
+            _waiting.add(_fork(requests, taken, notify, preloaded))
+        for fd, _ in poll.poll():
+            if fd == descriptor:
+                return
+            note = taken.recv(16)
+            if len(note) > 1:
+                _waiting.discard(int(note))
+            elif len(_waiting) < SPARES:
+                time.sleep(_RESPAWN_DELAY_S)  # a spare died of itself; the next one may as well
 
 
 def _on_child(number: int, frame: FrameType | None) -> None:
@@ -64,27 +80,29 @@ def _on_child(number: int, frame: FrameType | None) -> None:
     if os.getpid() != _zygote_pid:
         return
     try:
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            continue
+        while (pid := os.waitpid(-1, os.WNOHANG)[0]) != 0:
+            _waiting.discard(pid)
     except ChildProcessError:
         return
 
 
-def _fork(message: bytes, agent: int, own: int, preloaded: Preloaded) -> None:
-    try:
-        pid = os.fork()
-    except OSError as error:
-        failure = {"event": "failed", "code": "fork", "message": f"cannot fork: {error.strerror}"}
-        os.write(agent, protocol.control(failure))
-        os.close(agent)
-        return
+def _fork(
+    requests: socket.socket, taken: socket.socket, notify: socket.socket, preloaded: Preloaded
+) -> int:
+    """The pid of a new spare."""
+    while True:
+        try:
+            pid = os.fork()
+            break
+        except OSError as error:  # requests wait in the socket until there is room again
+            sys.stderr.write(f"cannot fork a shim: {error.strerror}\n")
+            time.sleep(_RESPAWN_DELAY_S)
     if pid:
-        os.close(agent)
-        return
+        return pid
     status = 1
     try:
-        os.close(own)
-        supervisor.run(message, agent, preloaded)
+        taken.close()
+        supervisor.run(requests, notify, preloaded)
         status = 0
     except BaseException:  # noqa: BLE001  a fork must not return into the zygote's loop
         sys.excepthook(*sys.exc_info())
