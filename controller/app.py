@@ -89,17 +89,29 @@ class Controller:
         self._leading: Leading | None = None
         self._managed: ManagedEtcd | None = None
         self._stopping = asyncio.Event()
+        self._starting: asyncio.Task[Any] | None = None
 
     def stop(self) -> None:
-        """Begin to stop; `run` returns when it is done."""
+        """Begin to stop; `run` returns when it is done, also where it has not begun to serve."""
         self._stopping.set()
+        if self._starting is not None:
+            self._starting.cancel()
 
     async def run(self) -> None:
         """Raises BayplanError where it cannot start, and whatever a loop dies of."""
+        self._starting = asyncio.current_task()
+        try:
+            await self._start()
+        except asyncio.CancelledError:
+            if not self._stopping.is_set():
+                raise
+            log.info("stopped while starting")
+
+    async def _start(self) -> None:
         config = self._config
         make_state_directory(config.state_dir)
         async with AsyncExitStack() as stack:
-            kek = pki.KeyEncryptionKey.load_or_make(config.kek_file)
+            kek = load_kek(config.kek_file)
             etcd = await self._start_store(stack)
             store = MeteredStore(etcd, self._metrics)
             trust = await bootstrap(
@@ -151,6 +163,7 @@ class Controller:
             asyncio.create_task(faces.run(), name="faces"),
         ]
         stopping = asyncio.create_task(self._stopping.wait())
+        self._starting = None
         try:
             await asyncio.wait({*work, stopping}, return_when=asyncio.FIRST_COMPLETED)
             log.info("stopping")
@@ -248,6 +261,17 @@ def make_state_directory(path: Path) -> None:
         raise errors.Unavailable(
             f"cannot write to the state directory {path}: {error.strerror}",
             hint="choose another with --state-dir, or run as a user that may write there",
+        ) from error
+
+
+def load_kek(path: Path) -> pki.KeyEncryptionKey:
+    """Raises Unavailable, PkiError."""
+    try:
+        return pki.KeyEncryptionKey.load_or_make(path)
+    except OSError as error:
+        raise errors.Unavailable(
+            f"cannot use the key-encryption key {path}: {error.strerror}",
+            hint="its directory must exist and be this user's (--kek-file)",
         ) from error
 
 

@@ -77,9 +77,9 @@ class Parts:
         if self._index.tables is tables:
             return self._index
         if len(tables.tasks) > INLINE_TASKS_MAX:
-            made = await asyncio.to_thread(Index.of, tables)
+            made = await asyncio.to_thread(Index.of, tables, self._index.made)
         else:
-            made = Index.of(tables)
+            made = Index.of(tables, self._index.made)
         if made.tables.revision >= self._index.tables.revision:
             self._index = made
         return made

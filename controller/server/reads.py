@@ -25,6 +25,8 @@ PROTOCOL: Final = 1
 """Highest version of the operators' protocol this controller speaks."""
 WATCH_S: Final = 0.1
 """A watched view is sent at most this often."""
+WATCH_SHARE: Final = 4.0
+"""A watch rests this many times as long as its last view took to make."""
 TICK_S: Final = 1.0
 """A watched view is looked at again at least this often: some of it depends on the time."""
 EVENTS_MAX: Final = 2_000
@@ -100,16 +102,20 @@ class Reads(ControlServicer):
     ) -> AsyncIterator[control.ServiceView]:
         parts = self._parts
         index = await parts.index(request.min_revision)
-        view = self._service(index, request)
+        view, took_s = self._service(index, request), 0.0
         yield view
         while True:
             await changed(parts.store, index.tables.revision)
+            # A view of very many tasks takes its time: leave most of it to others.
+            await asyncio.sleep(WATCH_SHARE * took_s)
+            begun = time.monotonic()
             index = await parts.index()
             if (request.namespace, request.service) not in index.tables.services:
                 view.deleted, view.revision = True, index.tables.revision
                 yield view
                 return
             newer = self._service(index, request)
+            took_s = time.monotonic() - begun
             # The revision moves with everything else in the cluster: it alone is no news.
             view.revision = newer.revision
             if newer != view:
@@ -150,7 +156,7 @@ class Reads(ControlServicer):
         ]
         shown.sort(key=lambda t: (t.namespace, t.service, t.slot, -t.attempt))
         return control.ListTasksResponse(
-            tasks=[views.task_view(tables, t, reasons, now) for t in shown]
+            tasks=[views.task_view(index, t, reasons, now) for t in shown]
         )
 
     async def ListNodes(

@@ -31,6 +31,11 @@ Reasons = Callable[[str], str]
 """Why the task of a uid waits for a node, as the placement loop found last; empty: not known."""
 
 
+Made = dict[str, tuple[Task, TaskStatus | None, control.TaskView]]
+"""Views of tasks by uid, with what they were made from."""
+MADE_SLACK: Final = 1_000
+
+
 @dataclass(frozen=True, slots=True)
 class Index:
     """Tasks grouped once per view, by service and by node."""
@@ -38,9 +43,11 @@ class Index:
     tables: Tables
     by_service: Mapping[Key, list[Task]] = field(default_factory=dict)
     by_node: Mapping[str, list[Task]] = field(default_factory=dict)
+    made: Made = field(default_factory=dict)
 
     @classmethod
-    def of(cls, tables: Tables) -> Index:
+    def of(cls, tables: Tables, made: Made | None = None) -> Index:
+        """`made`: views of tasks from an earlier index, for those that have not changed."""
         by_service: dict[Key, list[Task]] = defaultdict(list)
         by_node: dict[str, list[Task]] = defaultdict(list)
         for stored in tables.tasks.values():
@@ -48,7 +55,9 @@ class Index:
             by_service[task.namespace, task.service].append(task)
             if task.node:
                 by_node[task.node].append(task)
-        return cls(tables, dict(by_service), dict(by_node))
+        if made is None or len(made) > 2 * len(tables.tasks) + MADE_SLACK:
+            made = {}
+        return cls(tables, dict(by_service), dict(by_node), made)
 
 
 def task_state(task: Task, status: TaskStatus | None) -> TaskState:
@@ -128,12 +137,21 @@ def duration(seconds: float) -> str:
     return f"{whole // 86400}d"
 
 
-def task_view(tables: Tables, task: Task, reasons: Reasons, now: float) -> control.TaskView:
+def task_view(index: Index, task: Task, reasons: Reasons, now: float) -> control.TaskView:
+    """Made again only where the task or its status changed, or where what it says of them moves
+    with the time. Belongs to the index: copy it before you change it."""
+    tables = index.tables
     status = status_of(tables, task)
-    state = types_pb2.TaskState.Value(enum_name(TaskState, task_state(task, status).name))
-    view = control.TaskView(task=to_pb(task), state=state, why=why(tables, task, reasons, now))
+    state = task_state(task, status)
+    before = index.made.get(task.uid)
+    moves = state is TaskState.PENDING or (status is not None and status.restarting_until_at)
+    if before is not None and not moves and before[0] is task and before[1] is status:
+        return before[2]
+    number = types_pb2.TaskState.Value(enum_name(TaskState, state.name))
+    view = control.TaskView(task=to_pb(task), state=number, why=why(tables, task, reasons, now))
     if status is not None:
         view.status.CopyFrom(to_pb(status))
+    index.made[task.uid] = (task, status, view)
     return view
 
 
@@ -261,7 +279,7 @@ def service_view(
         view.rollout.CopyFrom(to_pb(tables.rollouts[key].value))
     if detail:
         shown = shown_tasks(tables, tasks)
-        view.tasks.extend(task_view(tables, t, reasons, now) for t in shown)
+        view.tasks.extend(task_view(index, t, reasons, now) for t in shown)
         view.events.extend(to_pb(e) for e in service_events(tables, service, EVENTS_SHOWN_MAX))
     else:
         view.service.ClearField("source")
@@ -319,7 +337,7 @@ def node_view(
     if node.draining:
         view.drain_progress = _drain_progress(tables, here, reasons, now)
     if detail:
-        view.task_list.extend(task_view(tables, t, reasons, now) for t in here)
+        view.task_list.extend(task_view(index, t, reasons, now) for t in here)
         found = [
             s.value
             for s in tables.events.values()

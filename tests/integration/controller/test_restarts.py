@@ -71,6 +71,25 @@ async def test_etcd_dies_and_comes_back(own: Running) -> None:
         assert (await client.get_service("default", "through")).service.replicas == 5
 
 
+def test_stop_while_it_waits_for_etcd(tmp_path: Path) -> None:
+    """An etcd that does not answer does not hold up SIGTERM."""
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "controller",
+            f"--state-dir={tmp_path}",
+            "--etcd=http://127.0.0.1:9",
+        ],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    assert "watch broken" in process.stderr.readline()
+    process.terminate()
+    assert process.wait(5) == 0
+
+
 def test_wrong_settings_are_one_sentence() -> None:
     """Exit code 2 and one line that names the setting."""
     ended = subprocess.run(
