@@ -26,7 +26,10 @@ from bayplan.wire._pb.bayplan.v1.dispatcher_pb2_grpc import DispatcherStub
 TUNNELS_MAX: Final = 200
 LINES_MAX: Final = 200
 LINES_BYTES_MAX: Final = 128 * 1024
+FRAMES_MAX: Final = 64
 ENDED_POLL_S: Final = 0.2
+CLOSE_S: Final = 5.0
+"""How long the controller may take to read the end of a stream."""
 
 _log = structlog.get_logger(__name__)
 
@@ -88,26 +91,29 @@ class Tunnels:
 
     async def _serve(self, channel: aio.Channel, request: pb.OpenTunnel) -> None:
         call = DispatcherStub(channel).Tunnel()
+        frames = _Frames(call)
         error = ""
         try:
             await call.write(pb.TunnelFrame(hello=pb.TunnelHello(tunnel=request.tunnel)))
             try:
                 if request.WhichOneof("request") == "logs":
-                    await self._logs(call, request)
+                    await self._logs(call, frames, request)
                 else:
-                    await self._exec(call, request)
+                    await self._exec(call, frames, request)
             except BayplanError as problem:
                 error = str(problem)
             await call.write(pb.TunnelFrame(close=pb.TunnelClose(error=error)))
             await call.done_writing()
+            await frames.end()
         except (aio.AioRpcError, asyncio.InvalidStateError) as problem:
             _log.info("tunnel ended", tunnel=request.tunnel, reason=_reason(problem))
         finally:
             call.cancel()
+            await frames.close()
 
     # -- logs --------------------------------------------------------------------------------
 
-    async def _logs(self, call: Any, request: pb.OpenTunnel) -> None:
+    async def _logs(self, call: Any, frames: _Frames, request: pb.OpenTunnel) -> None:
         uid, wanted = request.task_uid, request.logs
         if self._host.finished(uid) is None:
             raise NotFound(f"node {self._host.node} does not have the task any more")
@@ -121,7 +127,7 @@ class Tunnels:
         )
         work = [
             asyncio.create_task(_send_lines(call, records)),
-            asyncio.create_task(_closed(call)),
+            asyncio.create_task(_closed(frames)),
         ]
         watching = asyncio.create_task(self._watch_end(uid, ended))
         try:
@@ -142,13 +148,13 @@ class Tunnels:
 
     # -- exec --------------------------------------------------------------------------------
 
-    async def _exec(self, call: Any, request: pb.OpenTunnel) -> None:
+    async def _exec(self, call: Any, frames: _Frames, request: pb.OpenTunnel) -> None:
         try:
             session = await self._host.execute(request.task_uid, request.exec)
         except BayplanError as error:
             await _output(call, pb.ExecOutput(error=str(error)))
             return
-        feeding = asyncio.create_task(_feed(call, session))
+        feeding = asyncio.create_task(_feed(frames, session))
         output = asyncio.create_task(_relay(call, session))
         try:
             await asyncio.wait({feeding, output}, return_when=asyncio.FIRST_COMPLETED)
@@ -213,16 +219,52 @@ async def _next(
         get.cancel()
 
 
-async def _closed(call: Any) -> None:
+class _Frames:
+    """What the controller sends, read by one task for as long as the call lasts: with grpc.aio
+    a read that is cancelled cancels the call, and with it what was written last."""
+
+    def __init__(self, call: Any) -> None:
+        self._queue: asyncio.Queue[pb.TunnelFrame | None] = asyncio.Queue(FRAMES_MAX)
+        self._reading = asyncio.create_task(self._read(call), name="tunnel-frames")
+
+    async def _read(self, call: Any) -> None:
+        try:
+            while (frame := await call.read()) is not aio.EOF:
+                await self._queue.put(frame)
+        except (aio.AioRpcError, asyncio.InvalidStateError) as problem:
+            _log.debug("tunnel broke", reason=_reason(problem))  # the writing side tells it
+        await self._queue.put(None)
+
+    async def next(self) -> pb.TunnelFrame | None:
+        """The next frame; None: the controller's side is gone. Not to be called after that."""
+        return await self._queue.get()
+
+    async def end(self) -> None:
+        """Wait until the controller has read everything and ended the call."""
+        try:
+            async with asyncio.timeout(CLOSE_S):
+                while not (self._reading.done() and self._queue.empty()):
+                    if await self._queue.get() is None:
+                        return
+        except TimeoutError:
+            _log.info("tunnel was not ended by the controller", after_s=CLOSE_S)
+
+    async def close(self) -> None:
+        """Nothing is read any more."""
+        self._reading.cancel()
+        await asyncio.gather(self._reading, return_exceptions=True)
+
+
+async def _closed(frames: _Frames) -> None:
     """Returns once the controller has closed its side, or asked to close."""
-    while (frame := await call.read()) is not aio.EOF:
+    while (frame := await frames.next()) is not None:
         if frame.WhichOneof("frame") == "close":
             return
 
 
-async def _feed(call: Any, session: ExecSession) -> None:
+async def _feed(frames: _Frames, session: ExecSession) -> None:
     """Input of the operator to the process, until the operator's side is gone."""
-    while (frame := await call.read()) is not aio.EOF:
+    while (frame := await frames.next()) is not None:
         match frame.WhichOneof("frame"):
             case "close":
                 return

@@ -17,9 +17,14 @@ detach_option = click.option("-d", "--detach", is_flag=True, help="do not wait u
 
 
 def change_service(
-    settings: Settings, work: Callable[[Client], Awaitable[Any]], *, detach: bool
+    settings: Settings,
+    work: Callable[[Client], Awaitable[Any]],
+    *,
+    detach: bool,
+    until_gone: bool = False,
 ) -> None:
-    """Make the change, show it, and wait for the services it names."""
+    """Make the change, show it, and wait for the services it names; with `until_gone` also until
+    the tasks that are too many have ended."""
 
     async def change(client: Client) -> None:
         from bayplan.cli import progress
@@ -29,7 +34,7 @@ def change_service(
         if detach:
             return
         awaited = [
-            progress.Awaited(c.namespace, c.name, c.generation, answer.revision)
+            progress.Awaited(c.namespace, c.name, c.generation, answer.revision, until_gone)
             for c in answer.changes
             if c.kind.lower() == "service" and c.action in ("create", "update")
         ]

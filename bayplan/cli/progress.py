@@ -25,12 +25,14 @@ _ACTIVE = ("running", "rolling_back")
 
 @dataclass(frozen=True, slots=True)
 class Awaited:
-    """A service, and the version that is to be in place; 0: whichever is the newest."""
+    """A service, and the version that is to be in place; 0: whichever is the newest. `until_gone`:
+    what is too many is to have ended, not only to be on its way."""
 
     namespace: str
     service: str
     generation: int = 0
     revision: int = 0
+    until_gone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,19 +56,21 @@ def judge(view: Any, awaited: Awaited) -> Verdict:
     state = word(rollout, "state")
     if state in _ACTIVE:
         return Verdict(line)
-    if awaited.generation and rollout.to_generation < awaited.generation and _behind(view):
-        return Verdict(line)
-    return Verdict(line, done=not _behind(view))
+    return Verdict(line, done=not _behind(view, awaited))
 
 
-def _behind(view: Any) -> bool:
-    desired = view.replicas_desired
-    return bool(
-        view.replicas_ready < desired
-        or view.replicas_updated < desired
-        # A surplus is on its way out, be it from a smaller scale or from the version before.
-        or sum(1 for t in view.tasks if word(t, "state") not in _OVER) > desired
-    )
+def _behind(view: Any, awaited: Awaited) -> bool:
+    desired: int = view.replicas_desired
+    if view.replicas_ready < desired or view.replicas_updated != desired:
+        return True
+    counted = [t for t in view.tasks if word(t, "state") not in _OVER]
+    if not awaited.until_gone:
+        counted = [t for t in counted if _wanted(t)]
+    return len(counted) > desired
+
+
+def _wanted(task: Any) -> bool:
+    return word(task.task, "desired") in ("ready", "running")
 
 
 _OVER = ("complete", "failed", "shutdown", "rejected", "lost")
@@ -123,12 +127,14 @@ def _line(view: Any) -> str:
 
 
 def _waiting(view: Any) -> str:
-    for task in view.tasks:
+    """The first task that is not where it should be, and why; tasks that stop come last."""
+    tasks = sorted(view.tasks, key=lambda t: not _wanted(t))
+    for task in tasks:
         state = word(task, "state")
-        if state in ("running", *_OVER) and not (task.why and state == "running"):
+        if state in _OVER or (state == "running" and not (task.why and _wanted(task))):
             continue
-        return f"{task_name(task.task)} {task.why or state}"
-    if view.status_reason and view.status not in ("running", "updating"):
+        return f"{task_name(task.task)} {task.why if _wanted(task) and task.why else state}"
+    if view.status_reason and view.status not in ("running", "updating", "rolled back"):
         return str(view.status_reason)
     return ""
 

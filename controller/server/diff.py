@@ -18,6 +18,7 @@ from bayplan.model.service import (
     Preference,
     SecretReference,
     ServiceSpec,
+    Spread,
     TaskTemplate,
 )
 
@@ -67,6 +68,8 @@ def _leaf(name: str, value: Any) -> str | None:
             return value.text or f"{value.key} {value.operator} {', '.join(value.values)}"
         case Preference():
             return f"{_leaf(name, value.constraint)} (weight {value.weight})"
+        case Spread():
+            return f"over {value.over}" + (f" (skew {value.max_skew})" if value.max_skew else "")
         case tuple():
             return " ".join(_leaf(name, v) or repr(v) for v in value)
         case None:
@@ -76,15 +79,19 @@ def _leaf(name: str, value: Any) -> str | None:
     return _scalar(name, value)
 
 
-def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+def _flatten(value: Any, prefix: str = "", named: str = "") -> Iterator[tuple[str, str]]:
+    """`named`: the field that is in the prefix already."""
     for field in dataclasses.fields(value):
         inner = getattr(value, field.name)
+        if field.name == named:
+            continue
         if inner in _UNSET and not isinstance(value, Resources):
             continue
         path = prefix + _title(field.name)
         if field.name in _NAMED and isinstance(inner, tuple):
             for entry in inner:
-                yield from _entry(f"{path} {getattr(entry, _NAMED[field.name])}", field.name, entry)
+                by = _NAMED[field.name]
+                yield from _entry(f"{path} {getattr(entry, by)}", field.name, entry, by)
         elif isinstance(inner, Mapping):
             for key in sorted(inner):
                 yield f"{path} {key}", str(inner[key])
@@ -92,12 +99,12 @@ def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
             yield from _entry(path, field.name, inner)
 
 
-def _entry(path: str, name: str, value: Any) -> Iterator[tuple[str, str]]:
+def _entry(path: str, name: str, value: Any, named: str = "") -> Iterator[tuple[str, str]]:
     leaf = _leaf(name, value)
     if leaf is not None:
         yield path, leaf
     else:
-        yield from _flatten(value, path + " ")
+        yield from _flatten(value, path + " ", named)
 
 
 def _flat(spec: ServiceSpec) -> dict[str, str]:

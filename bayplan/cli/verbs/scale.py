@@ -16,4 +16,9 @@ from bayplan.cli.settings import Settings, verb
 def command(settings: Settings, service: str, replicas: int, detach: bool) -> None:
     """Set the number of tasks, and wait. A spec without `replicas` keeps it."""
     space = settings.in_namespace()
-    change_service(settings, lambda client: client.scale(space, service, replicas), detach=detach)
+    change_service(
+        settings,
+        lambda client: client.scale(space, service, replicas),
+        detach=detach,
+        until_gone=True,
+    )

@@ -15,4 +15,6 @@ from bayplan.cli.settings import Settings, verb
 def command(settings: Settings, service: str, detach: bool) -> None:
     """Stop all tasks of a service and keep the service; `bay start` brings them back."""
     space = settings.in_namespace()
-    change_service(settings, lambda client: client.stop(space, service), detach=detach)
+    change_service(
+        settings, lambda client: client.stop(space, service), detach=detach, until_gone=True
+    )
