@@ -1,0 +1,55 @@
+"""Reading a join token."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+
+from agent.__main__ import main
+from agent.join import read_token
+from bayplan.model.errors import InvalidSpec
+
+
+def test_the_token_comes_from_a_file_or_from_stdin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the white space around it."""
+    path = tmp_path / "token"
+    path.write_text("bay1.a.b.c\n")
+    assert read_token(path) == "bay1.a.b.c"
+    monkeypatch.setattr("sys.stdin", io.StringIO("bay1.d.e.f\n"))
+    assert read_token(None) == "bay1.d.e.f"
+
+
+def test_no_token_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty stdin, a file that is not there."""
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    with pytest.raises(InvalidSpec, match="no token was given"):
+        read_token(None)
+    with pytest.raises(InvalidSpec, match="No such file"):
+        read_token(tmp_path / "none")
+
+
+def test_a_token_on_the_command_line_is_no_option(capsys: pytest.CaptureFixture[str]) -> None:
+    """Every user of the host could read it there."""
+    with pytest.raises(SystemExit):
+        main(["join", "--controller", "c1:7444", "--token", "bay1.a.b.c"])
+    assert "--token-file" in capsys.readouterr().err
+
+
+def test_a_damaged_token_is_refused_without_repeating_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before anything is asked of the network."""
+    path = tmp_path / "token"
+    path.write_text("bay1.oops\n")
+    with pytest.raises(SystemExit):
+        main(
+            ["join", "--controller", "c1:7444", "--token-file", str(path), "--state-dir",
+             str(tmp_path), "--name", "h1"]
+        )  # fmt: skip
+    said = capsys.readouterr().err
+    assert "is not a join token" in said
+    assert "oops" not in said
