@@ -335,6 +335,8 @@ class AgentCore:
     def _reports(self, now: float) -> Iterable[do.Command]:
         for uid, machine in self._machines.items():
             last = self._reported.get(uid)
+            if last is machine.status:
+                continue  # by far most of them
             if last is not None and replace(machine.status, observed_at=last.observed_at) == last:
                 continue
             machine.status = replace(machine.status, observed_at=now)
