@@ -37,7 +37,7 @@ from controller.server.faces import Faces
 from controller.server.intent import secret_context
 from controller.server.metered import MeteredStore
 from controller.server.parts import Parts
-from controller.server.trust import bootstrap
+from controller.server.trust import bootstrap, reissue_admin
 from controller.server.tunnels import Tunnels
 from controller.store.base import Deposed, Guard, StoreUnavailable
 from controller.store.etcd.client import EtcdConfig
@@ -122,6 +122,9 @@ class Controller:
                 subnet_prefix=config.subnet_prefix,
                 now=time.time(),
             )
+            if config.reissue_admin:
+                admin = config.state_dir / "admin"
+                await reissue_admin(store, trust, admin_dir=admin, now=time.time())
             version = (await etcd.status()).version
             parts = Parts(
                 store=store,
@@ -185,6 +188,7 @@ class Controller:
             store = EtcdStore(self._managed.config)
         else:
             store = EtcdStore(etcd_config(config))
+        log.info("reading the store", etcd=config.etcd_endpoints or "managed")
         await store.start()
         stack.push_async_callback(store.close)
         return store

@@ -13,7 +13,7 @@ import re
 import socket
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -62,6 +62,7 @@ class Config:
     subnet_pool: str
     subnet_prefix: int
     log_level: str
+    reissue_admin: bool = False
 
     @property
     def managed_etcd(self) -> bool:
@@ -113,6 +114,11 @@ def parser() -> argparse.ArgumentParser:
     for setting in SETTINGS:
         default = f" (default: {setting.default})" if setting.default else ""
         made.add_argument(f"--{setting.name}", metavar=setting.meta, help=setting.help + default)
+    made.add_argument(
+        "--reissue-admin",
+        action="store_true",
+        help="write new administrator's credentials to DIR/admin (the old ones are lost)",
+    )
     made.add_argument("--version", action="store_true", help="print the version and exit")
     return made
 
@@ -154,7 +160,7 @@ def load(arguments: Sequence[str], environment: Mapping[str, str]) -> Config:
             origins[setting.name] = f"{path}: {setting.name}"
         else:
             values[setting.name], origins[setting.name] = setting.default, f"--{setting.name}"
-    return _Reader(values, origins).config()
+    return replace(_Reader(values, origins).config(), reissue_admin=given.reissue_admin)
 
 
 def _text(value: Any) -> str:

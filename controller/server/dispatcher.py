@@ -18,12 +18,13 @@ from bayplan.wire._pb.bayplan.v1 import dispatcher_pb2 as dispatcher
 from bayplan.wire._pb.bayplan.v1.dispatcher_pb2_grpc import DispatcherServicer
 from controller.reconcilers.hub import Session, SessionHub
 from controller.reconcilers.messages import EndSession
-from controller.server import messages, people
+from controller.server import messages
 from controller.server.auth import CALLER
 from controller.server.edge import Leadership
 from controller.server.intent import Desk, Outcome
 from controller.server.join import is_address, source_of
 from controller.server.parts import Parts
+from controller.server.trust import with_serial
 from controller.store.base import Kind, Put
 
 log = structlog.get_logger(__name__)
@@ -134,7 +135,7 @@ class Dispatcher(DispatcherServicer):
             stored = desk.tables.nodes.get(("", name))
             if stored is None:
                 raise errors.NotFound(f"node {name} was removed from the cluster")
-            serials = people.with_serial(stored.value.certificate_serials, issued.serial_hex)
+            serials = with_serial(stored.value.certificate_serials, issued.serial_hex)
             renewed = replace(stored.value, certificate_serials=serials)
             return Outcome((Put(Kind.NODE, ("", name), renewed, stored.mod_revision),), ())
 

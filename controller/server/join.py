@@ -23,7 +23,7 @@ from controller.server import nodes, people
 from controller.server.auth import CALLER, Caller
 from controller.server.intent import Desk, Outcome, event
 from controller.server.parts import Parts
-from controller.server.trust import Issued
+from controller.server.trust import Issued, with_serial
 from controller.store.base import Kind, Put
 
 log = structlog.get_logger(__name__)
@@ -197,7 +197,7 @@ def log_in(desk: Desk, token: str, issued: Issued) -> Outcome:
     stored = desk.tables.identities.get(key)
     if stored is None:
         raise PermissionDenied(f"the identity {record.subject} was removed")
-    serials = people.with_serial(stored.value.certificate_serials, issued.serial_hex)
+    serials = with_serial(stored.value.certificate_serials, issued.serial_hex)
     identity = replace(stored.value, certificate_serials=serials)
     changes = (
         Put(Kind.IDENTITY, key, identity, stored.mod_revision),

@@ -13,15 +13,9 @@ from controller.server.intent import Desk, Outcome, event, said
 from controller.server.nodes import check_name
 from controller.store.base import Change, Changes, Delete, Key, Kind, Put, Tables
 
-CERTIFICATES_MAX: Final = 8
-"""Valid certificates of one identity or node; the oldest gives way."""
 TOKEN_LIFETIME_S: Final = 900.0
 TOKENS_MAX: Final = 1_000
 _NAME = re.compile(r"[a-zA-Z0-9]([\w.@+-]{0,62}[a-zA-Z0-9])?")
-
-
-def with_serial(serials: tuple[str, ...], serial: str) -> tuple[str, ...]:
-    return (*serials, serial)[-CERTIFICATES_MAX:]
 
 
 def _last_admin(tables: Tables, name: str) -> bool:

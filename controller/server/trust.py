@@ -27,6 +27,8 @@ CA_KEY_BELONGS_TO: Final = "cluster/cluster/ca_key"
 CLUSTER_KEY: Final = ("", "cluster")
 ADMIN: Final = "admin"
 NODE_DOMAIN: Final = ".node.bayplan"
+CERTIFICATES_MAX: Final = 8
+"""Valid certificates of one identity or node."""
 BOOTSTRAP_S: Final = 10.0
 
 
@@ -126,6 +128,35 @@ async def bootstrap(
 def _open(cluster: Cluster, kek: pki.KeyEncryptionKey) -> Trust:
     key_pem = kek.open(cluster.ca_key_sealed, CA_KEY_BELONGS_TO)
     return Trust(cluster, pki.Authority(cluster.ca_certificate_pem, key_pem))
+
+
+async def reissue_admin(store: Store, trust: Trust, *, admin_dir: Path, now: float) -> None:
+    """New credentials for the administrator in `admin_dir`, for somebody who lost them or let
+    them expire and is root where the key-encryption key is. Earlier ones stay valid."""
+    key_pem = pki.make_key()
+    issued = trust.operator(pki.make_csr(key_pem, ADMIN), ADMIN)
+    _write_credentials(admin_dir, trust.ca_pem, pki.Credentials(issued.certificate_pem, key_pem))
+    stored = store.tables.identities.get(("", ADMIN))
+    if stored is None:
+        serials: tuple[str, ...] = (issued.serial_hex,)
+        created_at, expect = now, 0
+    else:
+        serials = with_serial(stored.value.certificate_serials, issued.serial_hex)
+        created_at, expect = stored.value.created_at, stored.mod_revision
+    identity = Identity(
+        name=ADMIN,
+        role=Role.ADMIN,
+        exec=True,
+        certificate_serials=serials,
+        created_at=created_at,
+    )
+    revision = await store.commit((Put(Kind.IDENTITY, ("", ADMIN), identity, expect),), None)
+    await store.wait_for(revision, BOOTSTRAP_S)
+
+
+def with_serial(serials: tuple[str, ...], serial: str) -> tuple[str, ...]:
+    """The serials with a new one; the oldest gives way where there are too many."""
+    return (*serials, serial)[-CERTIFICATES_MAX:]
 
 
 def _write_credentials(directory: Path, ca_pem: str, credentials: pki.Credentials) -> None:

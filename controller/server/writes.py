@@ -23,6 +23,7 @@ from controller.server import intent, nodes, people
 from controller.server.auth import CALLER
 from controller.server.intent import Desk, Outcome
 from controller.server.parts import Parts, new_uid
+from controller.server.trust import with_serial
 from controller.store.base import Kind, Put
 
 DOCUMENTS_MAX = 1_000
@@ -195,7 +196,7 @@ class Writes(ControlServicer):
             stored = desk.tables.identities.get(("", name))
             if stored is None:
                 raise NotFound(f"there is no identity {name} any more")
-            serials = people.with_serial(stored.value.certificate_serials, issued.serial_hex)
+            serials = with_serial(stored.value.certificate_serials, issued.serial_hex)
             renewed = replace(stored.value, certificate_serials=serials)
             return Outcome((Put(Kind.IDENTITY, ("", name), renewed, stored.mod_revision),), ())
 

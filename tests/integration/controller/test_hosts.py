@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
+import subprocess
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -279,6 +280,10 @@ async def test_web_face(running: Running, tmp_path: Path) -> None:
         assert status == 200
         assert b"bayplan_controller_leader 1.0" in body
         assert b'bayplan_controller_nodes{state="ready"}' in body
+        checked = subprocess.run(
+            ["promtool", "check", "metrics"], input=body, capture_output=True, timeout=30
+        )
+        assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
         assert (await asyncio.to_thread(fetch, running, "/readyz", admin))[0] == 200
     for name, text in (
         ("ca.pem", credentials.ca_pem),

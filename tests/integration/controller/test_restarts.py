@@ -85,7 +85,7 @@ def test_stop_while_it_waits_for_etcd(tmp_path: Path) -> None:
         text=True,
     )
     assert process.stderr is not None
-    assert "watch broken" in process.stderr.readline()
+    assert "reading the store" in process.stderr.readline()
     process.terminate()
     assert process.wait(5) == 0
 

@@ -13,7 +13,7 @@ from grpc import aio
 from bayplan import pki
 from bayplan.client import SERVER_NAME
 from controller.server.listen import OPTIONS
-from controller.server.trust import ADMIN, ServerCertificate, Trust, bootstrap
+from controller.server.trust import ADMIN, ServerCertificate, Trust, bootstrap, reissue_admin
 from controller.store.memory import MemoryStore
 
 KEK = pki.KeyEncryptionKey(b"k" * 32)
@@ -49,6 +49,18 @@ async def test_second_start_opens_the_same(tmp_path: Path) -> None:
     assert not (tmp_path / "two").exists()
     with pytest.raises(pki.PkiError, match="was sealed with key"):
         await trust_of(store, tmp_path / "three", pki.KeyEncryptionKey(b"x" * 32))
+
+
+async def test_lost_credentials_are_made_again(tmp_path: Path) -> None:
+    """Beside the old ones, which stay valid."""
+    store = MemoryStore()
+    await store.start()
+    trust = await trust_of(store, tmp_path / "admin")
+    before = store.tables.identities["", ADMIN].value.certificate_serials
+    await reissue_admin(store, trust, admin_dir=tmp_path / "new", now=time.time())
+    made = pki.peer_identity((tmp_path / "new" / "cert.pem").read_text())
+    after = store.tables.identities["", ADMIN].value.certificate_serials
+    assert after == (*before, made.serial_hex)
 
 
 async def test_two_first_starts_make_one_cluster(tmp_path: Path) -> None:
