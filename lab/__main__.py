@@ -17,6 +17,7 @@ from bayplan.model.errors import BayplanError
 from lab import example
 from lab.lab import CONTROLLER, Lab
 from lab.machine import CHECKOUT
+from lab.state import FILE
 
 NAME_DEFAULT = "lab"
 NEXT = """
@@ -72,7 +73,12 @@ def cli() -> None:
 def up(obj: tuple[Lab, str], hosts: int, controllers: int, subnet: str, no_context: bool) -> None:
     """Make the hosts and start a controller and agents on them."""
     lab, name = obj
-    state = lab.up(name, hosts, subnet, merge_context=not no_context)
+    try:
+        state = lab.up(name, hosts, subnet, merge_context=not no_context)
+    except BayplanError:
+        if (lab.directory / FILE).exists():
+            click.echo("what there is of it stays for a look until `bay lab down`", err=True)
+        raise
     _show(lab)
     if not state.context:
         click.echo(f"\nexport BAY_CONFIG={lab.directory}/bay")

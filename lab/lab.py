@@ -74,6 +74,7 @@ class Lab:
 
     def up(self, name: str, hosts: int, subnet: str = "", *, merge_context: bool = True) -> State:
         """A controller and `hosts` agents, ready to be used."""
+        self._check(name, hosts)
         self._say(f"making {hosts} hosts and a controller")
         names = [CONTROLLER, *(f"h{number}" for number in range(1, hosts + 1))]
         self.wire(name, names, subnet)

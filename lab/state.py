@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from lab.errors import LabError, NoLab, NoSuchHost
+from lab.errors import LabError, NeedsRoot, NoLab, NoSuchHost
 from lab.process import Process
 
 VERSION = 1
@@ -60,11 +60,13 @@ class State:
 
 
 def load(directory: Path) -> State:
-    """Raises NoLab, or LabError where the file is of another version."""
+    """Raises NoLab, NeedsRoot, or LabError where the file is of another version."""
     try:
         raw = json.loads((directory / FILE).read_text())
     except FileNotFoundError as error:
         raise NoLab(f"there is no lab in {directory}", hint="make one with `bay lab up`") from error
+    except PermissionError as error:
+        raise NeedsRoot(f"{directory} is root's", hint="run it as root") from error
     except ValueError as error:
         raise LabError(f"{directory / FILE} is damaged", hint="`bay lab down` ends it") from error
     if raw.pop("version") != VERSION:

@@ -72,7 +72,9 @@ def plug(switch: Process, host: Process, port: str, address: IPv4Interface) -> N
     if any(link["ifname"] == port for link in json.loads(_on(switch, "-j", "link", "show"))):
         _on(switch, "link", "del", port)
     # From here: a pid means another process, or none, in a machine's own pid namespace.
-    ends = (f"{switch.pid} type veth peer eth0 netns {host.pid}").split()
+    # The MAC is the address's, so that it is the same after a reboot, as a real host's is.
+    mac = "02:6c:" + ":".join(f"{byte:02x}" for byte in address.packed)
+    ends = f"{switch.pid} type veth peer eth0 address {mac} netns {host.pid}".split()
     _ip("link", "add", port, "netns", *ends)
     _on(switch, "link", "set", port, "master", BRIDGE, "up")
     _on(host, "link", "set", "lo", "up")
