@@ -13,23 +13,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bayplan.spec.load import Document, load, parse
     from bayplan.spec.problems import Complaint, SpecErrors
+    from bayplan.spec.reading import Document, load, parse
 
 __all__ = ["Complaint", "Document", "SpecErrors", "load", "parse"]
 
+_HOMES = {
+    "Complaint": "problems",
+    "Document": "reading",
+    "SpecErrors": "problems",
+    "load": "reading",
+    "parse": "reading",
+}
+
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    loading = import_module("bayplan.spec.load")
-    problems = import_module("bayplan.spec.problems")
-    # All at once: importing the submodule `load` has just bound its name here, to the module.
-    globals().update(
-        Complaint=problems.Complaint,
-        Document=loading.Document,
-        SpecErrors=problems.SpecErrors,
-        load=loading.load,
-        parse=loading.parse,
-    )
-    return globals()[name]
+    found = getattr(import_module(f"bayplan.spec.{_HOMES[name]}"), name)
+    globals()[name] = found
+    return found
