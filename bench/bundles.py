@@ -108,3 +108,11 @@ def plain(directory: Path, root: Path, cgroup: str, *args: str) -> Path:
     directory.mkdir(parents=True)
     (directory / "config.json").write_text(json.dumps(config(cgroup, str(root), *args)))
     return directory
+
+
+def remove_cgroups(name: str) -> None:
+    """The parent of a benchmark's cgroups, in each tree: one on v2, one a controller on v1."""
+    mount = Path("/sys/fs/cgroup")
+    for tree in (mount / name, *mount.glob(f"*/{name}")):
+        if tree.is_dir():
+            tree.rmdir()

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from agent.shims import Shims
-from bench.bundles import make_root, with_layers
+from bench.bundles import make_root, remove_cgroups, with_layers
 from bench.report import report
 
 CGROUP = "bayplan-bench-density"
@@ -62,8 +62,7 @@ async def measure(containers: int, scratch: Path) -> dict[str, float]:
     finally:
         await asyncio.gather(*(delete(uid) for uid in uids))
         await shims.close()
-        for tree in Path("/sys/fs/cgroup").glob(f"**/{CGROUP}"):
-            tree.rmdir()
+        remove_cgroups(CGROUP)
 
 
 def main() -> None:

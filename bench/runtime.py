@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import shutil
 import statistics
 import subprocess
@@ -21,7 +20,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from agent.shims import Shims
-from bench.bundles import make_root, plain, with_layers
+from bench.bundles import make_root, plain, remove_cgroups, with_layers
 from bench.report import report
 
 CGROUP = "bayplan-bench-runtime"
@@ -123,9 +122,7 @@ async def measure(runs: int, scratch: Path) -> dict[str, float]:
     finally:
         await ours.shims.close()
         watcher.cancel()
-        for tree in Path("/sys/fs/cgroup").glob(f"**/{CGROUP}"):
-            with contextlib.suppress(FileNotFoundError):
-                tree.rmdir()
+        remove_cgroups(CGROUP)
     start = {name: statistics.median(values) for name, values in starts.items()}
     eight = {name: statistics.median(values) for name, values in rates.items()}
     print(f"start to exit: ours {start['ours'] * 1e3:.1f} ms, runc {start['peer'] * 1e3:.1f} ms")

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 from pathlib import Path
 
 from agent.runtime import bundle as bundles
-from agent.runtime import cgroups, kill, preloaded
+from agent.runtime import cgroups, kill, options, parse, preloaded
 from agent.runtime import create as creation
 from agent.runtime import exec as execution
 from agent.runtime import start as starting
@@ -20,6 +21,7 @@ from agent.runtime.cgroups.hierarchy import remove
 from agent.runtime.container import Container, ContainerState
 from agent.runtime.failure import RuntimeFailure as Failure
 from agent.runtime.preloaded import Preloaded
+from agent.runtime.seccomp import profile
 from agent.runtime.stdio import Stdio
 from agent.shim import protocol
 
@@ -33,12 +35,40 @@ __all__ = [
     "kill_all",
     "oom_killed",
     "preload",
+    "rehearse",
     "start",
 ]
 
 STATE = "state.json"
 start = starting.start
 preload = preloaded.load
+_SAMPLE = {
+    "ociVersion": "1.2.0",
+    "root": {"path": "rootfs"},
+    "process": {
+        "args": ["true"],
+        "cwd": "/",
+        "env": ["PATH=/bin"],
+        "user": {"uid": 0, "gid": 0},
+        "capabilities": {"bounding": ["CAP_KILL"]},
+    },
+    "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
+    "linux": {
+        "namespaces": [{"type": "pid"}, {"type": "mount"}],
+        "resources": {"memory": {"limit": 1 << 20}, "pids": {"limit": 1}},
+        "seccomp": profile.default(profile.DEFAULT_CAPABILITIES, platform.machine()),
+    },
+}
+_SAMPLE_TEXT = json.dumps(_SAMPLE)
+
+
+def rehearse(prepared: Preloaded) -> None:
+    """Read a bundle like any other, to no end but that the memory it takes to do so, shared with
+    the zygote until it is written to, has become the caller's own."""
+    config = parse.config(json.loads(_SAMPLE_TEXT))
+    prepared.program(config.linux.seccomp)
+    for mount in config.mounts:
+        options.parse(mount)
 
 
 def create(uid: str, directory: str, stdout: int, stderr: int, prepared: Preloaded) -> Container:

@@ -52,7 +52,7 @@ def become(
         descriptors.close_all_except(
             (0, 1, 2, requests.fileno(), notify.fileno(), shim.fileno(), notes)
         )
-        taken = _take(requests, notify, shim)
+        taken = _take(requests, notify, shim, preloaded)
         if taken is not None:
             _work(*taken, shim, notes, preloaded)
         status = 0
@@ -63,13 +63,15 @@ def become(
 
 
 def _take(
-    requests: socket.socket, notify: socket.socket, shim: socket.socket
+    requests: socket.socket, notify: socket.socket, shim: socket.socket, preloaded: Preloaded
 ) -> tuple[bytes, socket.socket] | None:
     """Wait for a request and the stream to answer on; None once the agent or the shim is gone."""
     requests.setblocking(False)
     poll = select.poll()
     poll.register(requests, select.POLLIN)
     poll.register(shim, select.POLLIN)
+    if not poll.poll(0):  # there is time
+        container.rehearse(preloaded)
     while True:
         if any(fd == shim.fileno() for fd, _ in poll.poll()):
             return None
@@ -96,7 +98,8 @@ def _work(
         return
     created, furniture = made
     stream.sendall(protocol.control({"event": "created", "pid": created.pid}))
-    head = b"%d " % created.pid
+    private_pids = "pid" in created.state.namespaces
+    head = b"%d %d " % (created.pid, private_pids)
     socket.send_fds(shim, [head + message], [stream.fileno(), *furniture])
     view = View(
         directory=request.directory, uid=request.uid, shim_pid=os.getppid(), state="created",

@@ -88,8 +88,9 @@ class Shim:
         message = bytes(_BUFFER[:count])
         descriptors = array("i")
         descriptors.frombytes(ancillary[0][2])
-        pid, _, self._message = message.partition(b" ")
+        pid, private_pids, self._message = message.split(b" ", 2)
         self._pid = int(pid)
+        self._private_pids = private_pids == b"1"
         self._agent, self._stdout, self._stderr, self._listener, self._timer, errors = descriptors
         self._connections.add(self._agent)
         self._greeted.add(self._agent)
@@ -158,7 +159,8 @@ class Shim:
     def _on_exit(self, status: int) -> None:
         at = time.time()
         self._state = "exited"
-        self._kill()
+        if not self._private_pids:  # else the kernel ended all with the init, pid_namespaces(7)
+            self._kill()
         self._drain()
         if self._log is not None:
             self._log.close()

@@ -198,6 +198,8 @@ class Shims:
                     raise
             async with asyncio.timeout(KILL_DEADLINE_S):
                 await task.ended.wait()
+        if task is not None and task.channel is not None:
+            await task.channel.close()
         self._tasks.pop(uid, None)
         await asyncio.to_thread(_remove, directory, keep_log)
 

@@ -24,11 +24,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(60))
 
 
+def trees() -> list[Path]:
+    """The tests' cgroup in each tree: one on v2, one a controller on v1."""
+    mount = Path("/sys/fs/cgroup")
+    return [path for path in (mount / CGROUP, *mount.glob(f"*/{CGROUP}")) if path.is_dir()]
+
+
 def cgroups() -> list[str]:
     """Cgroups of test containers, in all trees."""
-    return sorted(
-        str(path) for path in Path("/sys/fs/cgroup").glob(f"**/{CGROUP}/*") if path.is_dir()
-    )
+    return sorted(str(path) for tree in trees() for path in tree.iterdir() if path.is_dir())
 
 
 def alive(pid: int) -> bool:
@@ -81,7 +85,7 @@ def state(tmp_path: Path) -> Iterator[Path]:
     yield tmp_path
     assert processes_of(tmp_path) == []
     assert cgroups() == []
-    for tree in Path("/sys/fs/cgroup").glob(f"**/{CGROUP}"):
+    for tree in trees():
         tree.rmdir()
 
 
