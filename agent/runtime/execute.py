@@ -15,6 +15,12 @@ from agent.runtime.stdio import Stdio
 from agent.syscalls import credentials, descriptors, seccomp
 
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+# As numbers: asking for each one's state builds an enum member a time, 0.15 ms in all.
+_RESET = tuple(
+    int(number)
+    for number in signal.valid_signals()
+    if number not in (signal.SIGKILL, signal.SIGSTOP) and number < signal.SIGRTMIN
+)
 
 
 def arrange_stdio(stdio: Stdio, keep: int) -> None:
@@ -31,11 +37,10 @@ def arrange_stdio(stdio: Stdio, keep: int) -> None:
 
 
 def reset_signals() -> None:
-    """Default actions and an empty mask; the interpreter ignores SIGPIPE, and ignored signals
-    survive execve(2)."""
-    for number in signal.valid_signals():
-        if signal.getsignal(number) is signal.SIG_IGN:
-            signal.signal(number, signal.SIG_DFL)
+    """Default actions and an empty mask; the interpreter ignores SIGPIPE and SIGXFSZ, callers may
+    others, and ignored signals survive execve(2). Handlers do not."""
+    for number in _RESET:
+        signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
 

@@ -406,6 +406,18 @@ def _remains(rig: Rig, parent: str) -> tuple[int, int, int, int]:
     return lines, groups, len(os.listdir("/proc/self/fd")), children
 
 
+def test_signals_begin_at_their_defaults(rig: Rig) -> None:
+    """What the interpreter and the caller ignore or block is neither in a container."""
+    before = signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+    try:
+        ended = rig.run("grep", "-E", "^Sig(Blk|Ign)", "/proc/self/status")
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])
+    assert ended.out == "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n"
+
+
 def test_limits_sysctls_and_umask(rig: Rig) -> None:
     """rlimits, namespaced sysctls and the umask are the container's own."""
 
