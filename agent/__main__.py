@@ -32,7 +32,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="bayplan-agent", description="Runs what a Bayplan controller assigns to this host."
     )
     commands = parser.add_subparsers(dest="command")
-    run = commands.add_parser("run", parents=[common], help="run the agent (the default)")
+    run = commands.add_parser(
+        "run", parents=[common], help="run the agent (the default)", allow_abbrev=False
+    )
     run.add_argument("--cgroup-root", help="parent of the tasks' control groups")
     run.add_argument("--metrics-listen", metavar="HOST:PORT", help="default: 0.0.0.0:9443")
     run.add_argument("--runtime", help="default, and so far the only one: native")
@@ -40,7 +42,10 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--bridge", help="name of the containers' bridge; default: bay0")
     run.add_argument("--address", help="under which others reach this host")
     run.add_argument("--registry", metavar="HOST:PORT", help="the cluster's own registry")
-    join = commands.add_parser("join", parents=[common], help="join a cluster with a token")
+    # Not abbreviated: `--token bay1…` must not pass for --token-file and be repeated in an error.
+    join = commands.add_parser(
+        "join", parents=[common], help="join a cluster with a token", allow_abbrev=False
+    )
     join.add_argument(
         "--token-file", type=Path, help="file with the token; default: standard input"
     )

@@ -3,7 +3,7 @@ told. Sans-I/O: `handle(event, now)` returns commands, time comes from the calle
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import heapq
 from dataclasses import replace
 from typing import assert_never
 
@@ -13,13 +13,17 @@ from agent.core import events as on
 from agent.core.machine import Phase, TaskMachine
 from bayplan.model.assignment import Assignment
 from bayplan.model.service import NetworkMode, Protocol
-from bayplan.model.task import TaskStatus
+from bayplan.model.task import Task, TaskStatus
 
 # The version a host's rules are known by before this agent has published any.
 INHERITED_VERSION = 0
 NEVER_PUBLISHED = -1
 # How often a port that another process of the host had is tried again.
 REFUSED_PORT_RETRY_S = 10.0
+
+# Which task has a port of the host, and where a task that gets traffic is.
+_Taken = dict[tuple[int, Protocol], Assignment]
+_Backend = tuple[str, Task]
 
 
 class AgentCore:
@@ -40,6 +44,14 @@ class AgentCore:
         # Containers without an assignment: the agent ended before its checkpoint was written.
         # The controller's next complete set tells what they are.
         self._orphans: dict[str, on.Container] = {}
+        # What is looked at is kept to what changed: a host has hundreds of tasks, and hundreds of
+        # events a second.
+        self._touched: dict[str, None] = {}
+        self._withdrawing: set[str] = set()
+        self._due: list[tuple[float, str]] = []
+        self._due_of: dict[str, float] = {}
+        self._backends: dict[str, _Backend] = {}
+        self._refused: dict[tuple[int, Protocol], str] = {}
         self._services: tuple[do.PublishedService, ...] = ()
         self._version = INHERITED_VERSION
         self._confirmed = INHERITED_VERSION
@@ -83,9 +95,12 @@ class AgentCore:
 
     def next_deadline(self) -> float | None:
         """When a Tick is due, if nothing happens before."""
-        due = [m.next_deadline for m in self._machines.values()]
-        due.append(self._publish_retry_at)
-        return min((t for t in due if t is not None), default=None)
+        while self._due and self._due_of.get(self._due[0][1]) != self._due[0][0]:
+            heapq.heappop(self._due)  # has been changed since
+        due = [self._due[0][0]] if self._due else []
+        if self._publish_retry_at is not None:
+            due.append(self._publish_retry_at)
+        return min(due, default=None)
 
     # -- events -----------------------------------------------------------------------------
 
@@ -114,6 +129,7 @@ class AgentCore:
         machine = self._machines.get(event.uid)
         if machine is None:
             return
+        self._touched[event.uid] = None
         match event:
             case on.ImageReady(stop_signal=stop_signal):
                 machine.image_ready(stop_signal, now)
@@ -156,6 +172,7 @@ class AgentCore:
             if uid in statuses:
                 self._reported[uid] = statuses[uid]
             machine.restore(statuses.get(uid), container, now, rebooted=event.rebooted)
+            self._touched[uid] = None
         self._orphans = containers
         self._version += 1  # published in any case: what is left over goes
         self._publish_retry_at = now
@@ -178,13 +195,16 @@ class AgentCore:
         # First what goes, so that a port it held is free for what comes.
         for uid in removed:
             self._machines[uid].drop(now)
+            self._touched[uid] = None
+        taken = self._ports_taken()
         for assignment in event.assignments:
-            self._assign(assignment, now)
+            self._assign(assignment, now, taken)
         if event.complete:
             self._sweep_orphans(out)
 
-    def _assign(self, assignment: Assignment, now: float) -> None:
+    def _assign(self, assignment: Assignment, now: float, taken: _Taken) -> None:
         uid = assignment.task.uid
+        self._touched[uid] = None
         if uid in self._machines:
             self._machines[uid].update(assignment, now)
             return
@@ -193,10 +213,13 @@ class AgentCore:
         if container is not None:
             self._held_by_version[uid] = self._version
             machine.restore(None, container, now, rebooted=False)
-        elif not machine.stopping and (message := self._port_conflict(assignment)):
+        elif not machine.stopping and (message := _port_conflict(assignment, taken)):
             machine.reject(now, message, reason="port")
+            return
         else:
             machine.begin(now)
+        if not machine.stopping:
+            taken.update(dict.fromkeys(_host_ports(assignment), assignment))
 
     def _add(self, assignment: Assignment) -> TaskMachine:
         machine = TaskMachine(
@@ -216,28 +239,13 @@ class AgentCore:
             out.append(do.RemoveRemains(uid=uid))
         self._orphans = {}
 
-    def _port_conflict(self, assignment: Assignment) -> str:
-        """Why a port of the task cannot be published here; empty where it can."""
-        task = assignment.task
-        taken: dict[tuple[int, Protocol], Assignment] = {}
+    def _ports_taken(self) -> _Taken:
+        """Host ports of tasks that are there to stay."""
+        taken: _Taken = {}
         for machine in self._machines.values():
-            other = machine.assignment
-            if other.task.uid != task.uid and not (machine.finished or machine.stopping):
-                taken.update(dict.fromkeys(_host_ports(other), other))
-        own_network = assignment.template.network is not NetworkMode.HOST
-        for port, protocol in _host_ports(assignment):
-            holder = taken.get((port, protocol))
-            if holder is None:
-                continue
-            shares = holder.task.service_uid == task.service_uid
-            if shares and own_network and holder.template.network is not NetworkMode.HOST:
-                continue
-            return (
-                f"port {port}/{protocol.value} of this host belongs to "
-                f"{holder.task.namespace}/{holder.task.name}; "
-                "publish another port, or place the service elsewhere"
-            )
-        return ""
+            if not (machine.finished or machine.stopping):
+                taken.update(dict.fromkeys(_host_ports(machine.assignment), machine.assignment))
+        return taken
 
     def _acknowledge(self, sequence: int, out: list[do.Command]) -> None:
         self._persisted_sequence = max(self._persisted_sequence, sequence)
@@ -251,16 +259,29 @@ class AgentCore:
 
     # -- balancing --------------------------------------------------------------------------
 
+    def _backends_changed(self) -> bool:
+        """Take over which of the touched tasks get traffic; True where any differs."""
+        changed = False
+        for uid in self._touched:
+            machine = self._machines[uid]
+            new = (
+                (machine.status.address, machine.assignment.task) if machine.takes_traffic else None
+            )
+            if new != self._backends.get(uid):
+                changed = True
+                if new is None:
+                    del self._backends[uid]
+                else:
+                    self._backends[uid] = new
+        return changed
+
     def _desired_services(self) -> tuple[do.PublishedService, ...]:
         backends: dict[tuple[int, Protocol], list[tuple[str, int]]] = {}
         names: dict[tuple[int, Protocol], str] = {}
-        for machine in self._machines.values():
-            if not machine.takes_traffic:
-                continue
-            task = machine.assignment.task
+        for address, task in self._backends.values():
             for port in task.ports:
                 key = (port.host, port.protocol)
-                backends.setdefault(key, []).append((machine.status.address, port.container))
+                backends.setdefault(key, []).append((address, port.container))
                 names[key] = f"{task.namespace}/{task.service}"
         return tuple(
             do.PublishedService(
@@ -270,7 +291,7 @@ class AgentCore:
         )
 
     def _publish(self, now: float, out: list[do.Command]) -> None:
-        services = self._desired_services()
+        services = self._desired_services() if self._backends_changed() else self._services
         retry = self._publish_retry_at is not None and self._publish_retry_at <= now
         if services == self._services and not retry:
             return
@@ -278,9 +299,8 @@ class AgentCore:
             self._version += 1
         self._services = services
         self._publish_retry_at = None
-        for uid, machine in self._machines.items():
-            if machine.takes_traffic:
-                self._held_by_version[uid] = self._version
+        for uid in self._backends:
+            self._held_by_version[uid] = self._version
         out.append(do.Publish(version=self._version, services=services))
 
     def _confirm(self, event: on.Published, now: float) -> None:
@@ -290,11 +310,20 @@ class AgentCore:
         self._publish_failures = 0
         if event.refused and event.version == self._version:
             self._publish_retry_at = now + REFUSED_PORT_RETRY_S
-        refused = {(r.port, r.protocol): r.message for r in event.refused}
-        for machine in self._machines.values():
+        for uid, machine in self._machines.items():
+            if machine.awaits_rules:
+                self._touched[uid] = None
+                machine.published(now)
+        self._note_refused({(r.port, r.protocol): r.message for r in event.refused})
+
+    def _note_refused(self, refused: dict[tuple[int, Protocol], str]) -> None:
+        if refused == self._refused:
+            return
+        self._refused = refused
+        for uid, machine in self._machines.items():
             found = [refused[p] for p in _host_ports(machine.assignment) if p in refused]
             machine.note_port(found[0] if found and machine.takes_traffic else "")
-            machine.published(now)
+            self._touched[uid] = None
 
     def _publish_failed(self, version: int, now: float) -> None:
         if version != self._version:
@@ -306,42 +335,87 @@ class AgentCore:
     # -- time, and the end of every event ---------------------------------------------------
 
     def _tick(self, now: float) -> None:
-        for machine in self._machines.values():
-            due = machine.next_deadline
-            if due is not None and due <= now:
-                machine.tick(now)
+        while self._due and self._due[0][0] <= now:
+            due, uid = heapq.heappop(self._due)
+            if self._due_of.get(uid) == due:
+                self._touched[uid] = None
+                del self._due_of[uid]
+                self._machines[uid].tick(now)
 
     def _collect(self, out: list[do.Command], now: float) -> None:
         """Commands of all tasks: first the rules (what ends must leave them), last the reports."""
         self._publish(now, out)
-        for machine in self._machines.values():
+        touched, self._touched = self._touched, {}
+        machines = [self._machines[uid] for uid in touched]
+        for machine in machines:
             if machine.out:
                 out.extend(machine.out)
                 machine.out = []
-        withdrawn = [m for m in self._machines.values() if m.withdrawal_due and m.unpublished()]
-        for machine in withdrawn:
-            machine.withdrawal_due = False
-        if withdrawn and self._sequence:
-            uids = tuple(m.uid for m in withdrawn)
-            out.append(do.Acknowledge(sequence=self._sequence, withdrawn_uids=uids))
-        out.extend(self._reports(now))
-        gone = [m.uid for m in self._machines.values() if m.dropped and m.phase is Phase.GONE]
-        for uid in gone:
-            del self._machines[uid]
-            self._reported.pop(uid, None)
-            self._held_by_version.pop(uid, None)
-            out.append(do.Forget(uid=uid))
+            if machine.withdrawal_due:
+                self._withdrawing.add(machine.uid)
+        self._acknowledge_withdrawn(out)
+        for machine in machines:
+            self._report(machine, now, out)
+            self._set_due(machine)
+            if machine.dropped and machine.phase is Phase.GONE:
+                self._forget(machine.uid, out)
 
-    def _reports(self, now: float) -> Iterable[do.Command]:
-        for uid, machine in self._machines.items():
-            last = self._reported.get(uid)
-            if last is machine.status:
-                continue  # by far most of them
-            if last is not None and replace(machine.status, observed_at=last.observed_at) == last:
-                continue
-            machine.status = replace(machine.status, observed_at=now)
-            self._reported[uid] = machine.status
-            yield do.Report(status=machine.status)
+    def _acknowledge_withdrawn(self, out: list[do.Command]) -> None:
+        if not (self._withdrawing and self._persisted_sequence):
+            return
+        withdrawn = sorted(u for u in self._withdrawing if self._machines[u].unpublished())
+        for uid in withdrawn:
+            self._machines[uid].withdrawal_due = False
+            self._withdrawing.discard(uid)
+        if withdrawn:
+            out.append(
+                do.Acknowledge(sequence=self._persisted_sequence, withdrawn_uids=tuple(withdrawn))
+            )
+
+    def _report(self, machine: TaskMachine, now: float, out: list[do.Command]) -> None:
+        last = self._reported.get(machine.uid)
+        if last is machine.status:
+            return
+        if last is not None and replace(machine.status, observed_at=last.observed_at) == last:
+            return
+        machine.status = replace(machine.status, observed_at=now)
+        self._reported[machine.uid] = machine.status
+        out.append(do.Report(status=machine.status))
+
+    def _set_due(self, machine: TaskMachine) -> None:
+        due = machine.next_deadline
+        if due == self._due_of.get(machine.uid):
+            return
+        if due is None:
+            del self._due_of[machine.uid]
+        else:
+            self._due_of[machine.uid] = due
+            heapq.heappush(self._due, (due, machine.uid))
+
+    def _forget(self, uid: str, out: list[do.Command]) -> None:
+        del self._machines[uid]
+        for table in (self._reported, self._held_by_version, self._due_of):
+            table.pop(uid, None)
+        self._withdrawing.discard(uid)
+        out.append(do.Forget(uid=uid))
+
+
+def _port_conflict(assignment: Assignment, taken: _Taken) -> str:
+    """Why a port of the task cannot be published here; empty where it can."""
+    own_network = assignment.template.network is not NetworkMode.HOST
+    for port, protocol in _host_ports(assignment):
+        holder = taken.get((port, protocol))
+        if holder is None:
+            continue
+        shares = holder.task.service_uid == assignment.task.service_uid
+        if shares and own_network and holder.template.network is not NetworkMode.HOST:
+            continue
+        return (
+            f"port {port}/{protocol.value} of this host belongs to "
+            f"{holder.task.namespace}/{holder.task.name}; "
+            "publish another port, or place the service elsewhere"
+        )
+    return ""
 
 
 def _host_ports(assignment: Assignment) -> tuple[tuple[int, Protocol], ...]:

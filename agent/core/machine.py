@@ -186,6 +186,11 @@ class TaskMachine:
         )
 
     @property
+    def awaits_rules(self) -> bool:
+        """True where a change of the kernel's rules lets it go on."""
+        return self.phase in (Phase.WITHDRAW, Phase.UNPUBLISH)
+
+    @property
     def next_deadline(self) -> float | None:
         """When `tick` has something to do."""
         probe_at = self.health.probe_at if self.health and self.phase is Phase.UP else None
