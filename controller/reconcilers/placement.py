@@ -77,13 +77,13 @@ class Placement:
         uids = {stored.value.uid for stored in waiting}
         self._unplaced = {u: e for u, e in self._unplaced.items() if u in uids}
         self._tried &= uids
-        retry = self._stale and now >= self._retry_at
-        chosen = [s for s in waiting if retry or s.value.uid not in self._tried][:PLAN_MAX]
+        if self._stale and now >= self._retry_at:
+            self._tried.clear()
+            self._stale = False
+            self._retry_at = now + RETRY_S
+        chosen = [s for s in waiting if s.value.uid not in self._tried][:PLAN_MAX]
         if not chosen:
             return None
-        if retry and len(chosen) < PLAN_MAX:
-            self._stale = False
-        self._retry_at = now + RETRY_S
         self._seed += 1
         pending = tuple(p for s in chosen if (p := self._pending(s.value)) is not None)
         return Request(tables, pending, {s.value.uid: s for s in chosen}, self._seed)

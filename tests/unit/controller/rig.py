@@ -95,7 +95,7 @@ class Rig:
     # -- the loops --
 
     def step(self) -> int:
-        """One round of both loops; returns how many groups were written."""
+        """One round of both loops; 0: there was nothing to do."""
         step = self.services.step(self.store.tables, self.now)
         self.store.apply_each(step.groups)
         written = len(step.groups)
@@ -103,7 +103,7 @@ class Rig:
         if request is not None:
             groups = self.placement.apply(request, plan(request), self.now)
             self.store.apply_each(groups)
-            written += len(groups)
+            written += 1 + len(groups)
         return written
 
     def settle(self, rounds_max: int = 60) -> None:
