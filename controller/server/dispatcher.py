@@ -7,7 +7,8 @@ The sessions live at the leader and end with its leadership; what they decide is
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, Final
 
@@ -104,8 +105,9 @@ class Dispatcher(DispatcherServicer):
         log.info("session begins", node=node, session=session.id, version=first.hello.version)
         reading = asyncio.create_task(_read(session, request_iterator))
         try:
-            async for message in _outgoing(connection, reading, parts.leadership):
-                yield message
+            async with aclosing(_outgoing(connection, reading, parts.leadership)) as outgoing:
+                async for message in outgoing:
+                    yield message
         finally:
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
@@ -118,9 +120,10 @@ class Dispatcher(DispatcherServicer):
     async def Tunnel(
         self, request_iterator: AsyncIterator[dispatcher.TunnelFrame], context: Any
     ) -> AsyncIterator[dispatcher.TunnelFrame]:
-        frames = aiter(request_iterator)
-        async for frame in self._ready().tunnels.serve(CALLER.get().name, frames):
-            yield frame
+        tunnels, node = self._ready().tunnels, CALLER.get().name
+        async with aclosing(tunnels.serve(node, aiter(request_iterator))) as frames:
+            async for frame in frames:
+                yield frame
 
     async def RenewCertificate(
         self, request: dispatcher.RenewCertificateRequest, context: Any
@@ -167,7 +170,7 @@ async def _read(session: Session, requests: AsyncIterator[dispatcher.AgentMessag
 
 async def _outgoing(
     connection: _Connection, reading: asyncio.Task[None], leadership: Leadership
-) -> AsyncIterator[dispatcher.ControllerMessage]:
+) -> AsyncGenerator[dispatcher.ControllerMessage, None]:
     """Until the agent's side ends, or the sessions end it. Raises what ended it."""
     following: asyncio.Future[Any] = asyncio.ensure_future(connection.session.next())
     tunnel: asyncio.Future[dispatcher.OpenTunnel] = asyncio.ensure_future(connection.tunnels.get())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, Protocol, TypeVar
@@ -212,8 +213,10 @@ class _Answering(aio.ServerInterceptor):
             try:
                 entry = self.admit(method, context)
                 task = streams.add(entry) if entry else None
-                async for answer in behaviour(request, context):
-                    yield answer
+                # Closed at once when the call is cancelled, not when it is collected.
+                async with aclosing(behaviour(request, context)) as answers:
+                    async for answer in answers:
+                        yield answer
                 self._count(method.rpartition("/")[2], "ok")
             except errors.BayplanError as error:
                 await self._abort(method, context, error)

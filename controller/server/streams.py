@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import Any, Final
 
 import structlog
@@ -63,7 +64,7 @@ class _Follower:
         else:
             raise InvalidSpec("logs need a service or a task")
 
-    async def lines(self) -> AsyncIterator[dispatcher.LogLine]:
+    async def lines(self) -> AsyncGenerator[dispatcher.LogLine, None]:
         watching = asyncio.create_task(self._watch())
         try:
             while True:
@@ -209,8 +210,9 @@ class Streams(ControlServicer):
     ) -> AsyncIterator[dispatcher.LogLine]:
         follower = _Follower(self._parts, request)
         follower.check(self._parts.store.tables)
-        async for line in follower.lines():
-            yield line
+        async with aclosing(follower.lines()) as lines:
+            async for line in lines:
+                yield line
 
     async def Exec(
         self, request_iterator: AsyncIterator[dispatcher.ExecInput], context: Any

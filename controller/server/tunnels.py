@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
 from typing import Any, Final
 
 from bayplan.model.errors import BayplanError, PermissionDenied, Unavailable
@@ -95,7 +96,7 @@ class Tunnel:
         """A frame from the node; waits while the operator's side is behind."""
         await self._or_ended(asyncio.ensure_future(self._in.put(frame)))
 
-    async def outgoing(self) -> AsyncIterator[Frame]:
+    async def outgoing(self) -> AsyncGenerator[Frame, None]:
         """What to send to the node, until the tunnel ends."""
         waiting = asyncio.ensure_future(self._ended.wait())
         try:
@@ -164,7 +165,7 @@ class Tunnels:
             self._tunnels.pop(tunnel.id, None)
             tunnel.end(TunnelEnded(f"node {node} {why}"))
 
-    async def serve(self, node: str, frames: AsyncIterator[Frame]) -> AsyncIterator[Frame]:
+    async def serve(self, node: str, frames: AsyncIterator[Frame]) -> AsyncGenerator[Frame, None]:
         """The agent's stream. Raises PermissionDenied where nobody asked this node for it."""
         try:
             async with asyncio.timeout(OPEN_S):
@@ -179,8 +180,9 @@ class Tunnels:
         tunnel.connected.set()
         reading = asyncio.create_task(self._read(tunnel, frames))
         try:
-            async for frame in tunnel.outgoing():
-                yield frame
+            async with aclosing(tunnel.outgoing()) as outgoing:
+                async for frame in outgoing:
+                    yield frame
         finally:
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
@@ -197,4 +199,5 @@ class Tunnels:
                 await tunnel.put(frame)
         except TunnelEnded:
             return
-        tunnel.end(None)
+        # Without a close this is not the end of what there was to say.
+        tunnel.end(TunnelEnded(f"the connection to node {tunnel.node} was lost"))

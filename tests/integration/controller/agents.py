@@ -135,12 +135,19 @@ class _Dialled:
         self._call.cancel()
 
 
-async def serve_logs(host: Host, *lines: bytes) -> None:
-    """Answer every request for logs with these lines."""
-    while True:
-        asked = await host.asked.get()
-        async with host.tunnel(asked.tunnel) as call:
-            made = [pb.LogLine(stream="stdout", at=time.time(), line=line) for line in lines]
-            await call.write(pb.TunnelFrame(logs=pb.LogLines(lines=made)))
+async def serve_logs(host: Host, *lines: bytes, follow: bool = False) -> None:
+    """Answer every request for logs with these lines; `follow`: and leave the tunnel open."""
+    async with asyncio.TaskGroup() as group:
+        while True:
+            group.create_task(_serve_log(host, await host.asked.get(), lines, follow))
+
+
+async def _serve_log(
+    host: Host, asked: pb.OpenTunnel, lines: tuple[bytes, ...], follow: bool
+) -> None:
+    async with host.tunnel(asked.tunnel) as call:
+        made = [pb.LogLine(stream="stdout", at=time.time(), line=line) for line in lines]
+        await call.write(pb.TunnelFrame(logs=pb.LogLines(lines=made)))
+        if not follow:
             await call.write(pb.TunnelFrame(close=pb.TunnelClose()))
-            await call.read()
+        await call.read()

@@ -126,6 +126,33 @@ async def test_node_runs_tasks_and_logs_and_exec(own: Running) -> None:
         await client.delete_service("default", "runs")
 
 
+async def test_followed_logs_go_on_through_a_rollout(own: Running) -> None:
+    """Tasks that come while a service is followed are followed, too; a node that goes away is
+    told in a line of its own."""
+    own.start()
+    credentials = await a_node(own, "worker")
+    seen: set[str] = set()
+    async with own.client() as client:
+        async with Host("worker", own.addresses["control"], credentials) as host:
+            await client.apply(applying(a_service("told", replicas=1)))
+            await serving(client, "told", 1)
+            answering = asyncio.create_task(serve_logs(host, b"hello", follow=True))
+            request = pb.LogsRequest(namespace="default", service="told", follow=True)
+            lines = client.logs(request)
+            async with asyncio.timeout(20):
+                async for line in lines:
+                    if not seen:
+                        await client.restart("default", "told")
+                    seen.add(line.task)
+                    if len(seen) == 2:
+                        break
+            answering.cancel()
+        assert seen == {"told.1.1", "told.1.2"}
+        async with asyncio.timeout(10):
+            while "node worker is not connected" not in (await anext(lines)).notice:
+                pass
+
+
 async def execute(client: clients.Client, host: Host, task: str) -> list[Any]:
     """Exec in the task; the host answers with what it gets and exit code 7."""
 

@@ -99,6 +99,16 @@ async def test_error_of_the_node_is_the_end() -> None:
         await tunnel.receive()
 
 
+async def test_breaking_off_is_no_good_end() -> None:
+    """Only a close says that everything was sent."""
+    node = Node()
+    tunnels, _, _ = answering(node)
+    tunnel = await tunnels.open("h1", REQUEST)
+    node.frames.put_nowait(None)
+    with pytest.raises(TunnelEnded, match="the connection to node h1 was lost"):
+        await tunnel.receive()
+
+
 async def test_node_gone_ends_its_tunnels_alone() -> None:
     """With the reason; those of others stay."""
     one, two = Node(), Node()
