@@ -57,8 +57,8 @@ async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> M
         raise ShimError("gone", "the shim did not greet; it is dead or stuck") from error
     if first is None:
         raise ShimError("gone", "the shim closed the connection before it greeted")
-    hello = protocol.parse(first[1])
     try:
+        hello = protocol.parse(first[1])
         protocol.check_hello(hello)
     except protocol.ProtocolError as error:
         raise ShimError("protocol", str(error)) from error
@@ -117,6 +117,8 @@ class Channel:
                     self._on_event(message)
                 elif (answer := self._answers.get(message["id"])) and not answer.done():
                     answer.set_result(message)
+        except protocol.ProtocolError:
+            pass  # as good as gone: what is on disk will tell
         finally:
             for answer in self._answers.values():
                 if not answer.done():

@@ -22,6 +22,7 @@ CREATE_DEADLINE_S = 30.0
 RUN_DEADLINE_S = 30.0
 KILL_DEADLINE_S = 10.0
 ADOPT_CONCURRENCY_MAX = 16
+ADOPT_ATTEMPTS_MAX = 3
 LOG_MAX_BYTES = 10 << 20
 LOG_FILES = 3
 
@@ -130,19 +131,21 @@ class Shims:
             async with asyncio.timeout(CREATE_DEADLINE_S):
                 await greet(reader, writer)
                 event = await _event(reader)
+            if event["event"] == "failed":
+                raise ShimError(event["code"], event["message"])
         except TimeoutError as error:
             writer.close()
-            await self._discard(bundle)
+            await asyncio.to_thread(_clear, bundle)
             raise ShimError(
                 "timeout", f"the container was not created within {CREATE_DEADLINE_S:g} s"
             ) from error
-        except BaseException:
+        except ShimError:
+            writer.close()
+            await asyncio.to_thread(_clear, bundle)
+            raise
+        except BaseException:  # cancelled: whoever deletes the task ends what was begun
             writer.close()
             raise
-        if event["event"] == "failed":
-            writer.close()
-            await self._discard(bundle)
-            raise ShimError(event["code"], event["message"])
         self._attach(uid, bundle, reader, writer)
         return Created(uid=uid, pid=event["pid"])
 
@@ -196,8 +199,13 @@ class Shims:
             except ShimError as error:
                 if error.reason != "gone":
                     raise
-            async with asyncio.timeout(KILL_DEADLINE_S):
-                await task.ended.wait()
+            try:
+                async with asyncio.timeout(KILL_DEADLINE_S):
+                    await task.ended.wait()
+            except TimeoutError as error:
+                raise ShimError(
+                    "timeout", f"{uid} did not end within {KILL_DEADLINE_S:g} s of SIGKILL"
+                ) from error
         if task is not None and task.channel is not None:
             await task.channel.close()
         self._tasks.pop(uid, None)
@@ -211,7 +219,7 @@ class Shims:
 
     async def adopt(self) -> list[Adopted]:
         """Take over what is in the state directory. A container whose shim is gone without a
-        record is ended, recorded as `shim_lost` and reported as exited."""
+        record, or does not answer in this protocol, is ended and reported as `shim_lost`."""
         limit = asyncio.Semaphore(ADOPT_CONCURRENCY_MAX)
 
         async def one(directory: Path) -> Adopted:
@@ -228,11 +236,13 @@ class Shims:
     async def _adopt(self, directory: Path) -> Adopted:
         uid = directory.name
         if not (directory / protocol.EXIT).exists():
-            try:
-                return await self._reconnect(uid, directory)
-            except (OSError, ShimError) as error:
-                if isinstance(error, ShimError) and error.reason in ("protocol", "timeout"):
-                    raise  # it lives: never take a container from a living shim
+            for _ in range(ADOPT_ATTEMPTS_MAX):
+                try:
+                    return await self._reconnect(uid, directory)
+                except OSError:  # nobody listens any more
+                    break
+                except ShimError:  # it ended meanwhile, or the host is too busy for its answer
+                    continue
         record = await asyncio.to_thread(_record_of, directory)
         return Adopted(uid=uid, state=State.EXITED, exited=_exited(uid, record))
 
@@ -295,9 +305,6 @@ class Shims:
         channel = self._task(uid).channel
         assert channel is not None
         return channel
-
-    async def _discard(self, directory: Path) -> None:
-        await asyncio.to_thread(_clear, directory)
 
 
 async def _event(reader: asyncio.StreamReader) -> Message:
