@@ -370,7 +370,12 @@ class Agent:
     async def _serve_metrics(self) -> HttpsServer:
         identity = self._identity
         self._metrics_tls = server_context(identity.certificate, identity.key, identity.ca)
-        server = HttpsServer(self._metrics, context=self._metrics_tls)
+
+        # uvicorn takes a bound method for an application of ASGI's second version.
+        async def application(scope: Any, receive: Any, send: Any) -> None:
+            await self._metrics(scope, receive, send)
+
+        server = HttpsServer(application, context=self._metrics_tls)
         address, port = split_address(self._config.metrics_listen)
         try:
             await server.start(address, port)

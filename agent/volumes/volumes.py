@@ -147,7 +147,8 @@ def _make_directory(path: Path) -> None:
 
 def _write_secrets(directory: Path, secrets: Sequence[_Secret]) -> None:
     _discard(directory)
-    directory.mkdir(mode=0o700, parents=True)
+    directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    directory.mkdir(mode=0o700)
     size = sum(len(s.value) + 4096 for s in secrets)
     options = f"mode=0711,size={max(size, SECRETS_BYTES_MIN)},nr_inodes={len(secrets) + 16}"
     flags = mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOEXEC

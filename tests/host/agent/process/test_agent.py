@@ -6,12 +6,14 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from bayplan import pki
 from bayplan.model.service import (
     EnvVar,
     HealthCheck,
@@ -24,7 +26,7 @@ from bayplan.model.service import (
 )
 from bayplan.model.task import DesiredState, Health, TaskState
 from bayplan.wire._pb.bayplan.v1 import dispatcher_pb2 as pb
-from tests.host.agent.process.scripted import Controller, Machine, an_assignment
+from tests.host.agent.process.scripted import HOST, Controller, Machine, an_assignment, sh
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
 QUICK_STOP = StopPolicy(grace_s=0.2)
@@ -171,3 +173,43 @@ async def test_without_a_controller_a_reboot_starts_what_the_checkpoint_says(
 def _running(state: Path) -> bool:
     log = state.parent / "agent.log"
     return '"state": "running", "reason": "vanished"' in log.read_text()
+
+
+async def test_metrics_are_for_operators_and_pass_promtool(
+    controller: Controller, machine: Machine, tmp_path: Path
+) -> None:
+    """Mutual TLS; a node may not read another node's."""
+    controller.assignments["t1"] = an_assignment()
+    machine.start("--metrics-listen", "0.0.0.0:19443")
+    await controller.until_state("t1", "running")
+
+    def scrape(kind: pki.Holder) -> str:
+        made = pki.make_credentials(controller.authority, kind, "p")
+        (tmp_path / "pair.pem").write_bytes(made.certificate_pem.encode() + made.key_pem)
+        return sh(f"curl -sk --max-time 5 --cert {tmp_path}/pair.pem https://{HOST}:19443/metrics")
+
+    text = await asyncio.to_thread(scrape, pki.Holder.OPERATOR)
+    labels = '{namespace="prod",service="web",task="web.1.1"}'
+    assert f"bayplan_task_running{labels} 1.0" in text
+    assert f"bayplan_task_pids{labels} 1.0" in text
+    assert "bayplan_agent_session_connected 1.0" in text
+    assert "operators and controllers" in await asyncio.to_thread(scrape, pki.Holder.NODE)
+    checked = subprocess.run(
+        ["promtool", "check", "metrics"], input=text, text=True, capture_output=True, timeout=20
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+async def test_a_certificate_is_renewed_without_a_restart(
+    controller: Controller, machine: Machine
+) -> None:
+    """Two thirds into its life; the next session shows the new one."""
+    controller.assignments["t1"] = an_assignment()
+    machine.issue(lifetime_s=1000, now=time.time() - 900)
+    before = (machine.state / "pki/certificate.pem").read_text()
+    machine.start()
+    await controller.until(lambda: len(controller.hellos) >= 2)
+    assert controller.renewals == 1
+    assert (machine.state / "pki/certificate.pem").read_text() != before
+    status = await controller.until_state("t1", "running")
+    os.kill(status.pid, 0)
