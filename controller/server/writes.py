@@ -19,7 +19,7 @@ from bayplan.wire._pb.bayplan.v1 import dispatcher_pb2 as dispatcher
 from bayplan.wire._pb.bayplan.v1 import types_pb2
 from bayplan.wire._pb.bayplan.v1.control_pb2_grpc import ControlServicer
 from bayplan.wire.convert import from_pb
-from controller.server import intent, nodes, people
+from controller.server import applying, intent, nodes, people
 from controller.server.auth import CALLER
 from controller.server.intent import Desk, Outcome
 from controller.server.parts import Parts, new_uid
@@ -29,14 +29,14 @@ from controller.store.base import Kind, Put
 DOCUMENTS_MAX = 1_000
 
 
-def wanted(document: control.Document) -> intent.Wanted:
+def wanted(document: control.Document) -> applying.Wanted:
     """Raises InvalidSpec for what this version does not know."""
     match document.WhichOneof("object"):
         case "service":
-            return intent.Wanted(from_pb(ServiceSpec, document.service), document.source)
+            return applying.Wanted(from_pb(ServiceSpec, document.service), document.source)
         case "secret":
             # What was typed holds the values: it is not kept.
-            return intent.Wanted(from_pb(Secret, document.secret))
+            return applying.Wanted(from_pb(Secret, document.secret))
         case _:
             raise InvalidSpec("this controller does not know this kind of document")
 
@@ -64,7 +64,7 @@ class Writes(ControlServicer):
             raise InvalidSpec(f"at most {DOCUMENTS_MAX} documents are applied at once")
         documents = [wanted(d) for d in request.documents]
         decide: Callable[[Desk], Outcome] = partial(
-            intent.apply,
+            applying.apply,
             vault=self._parts.vault,
             documents=documents,
             prune_namespaces=tuple(request.prune_namespaces),

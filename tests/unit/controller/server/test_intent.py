@@ -20,7 +20,8 @@ from bayplan.model.service import (
     UpdatePolicy,
 )
 from controller.server import intent, people
-from controller.server.intent import Desk, Outcome, Wanted
+from controller.server.applying import Wanted, apply
+from controller.server.intent import Desk, Outcome
 from controller.server.parts import apart
 from controller.store.base import OPERATIONS_MAX, Delete, Kind, Put, Require, Stored, Tables
 
@@ -60,7 +61,7 @@ def applied(*specs: ServiceSpec) -> Tables:
     """Tables after these specs were applied one after another."""
     tables = Tables(revision=1)
     for spec in specs:
-        tables = after(tables, intent.apply(a_desk(tables), VAULT, [Wanted(spec)], ()))
+        tables = after(tables, apply(a_desk(tables), VAULT, [Wanted(spec)], ()))
     return tables
 
 
@@ -69,7 +70,7 @@ def service_of(tables: Tables) -> Service:
 
 
 def apply_again(tables: Tables, spec: ServiceSpec) -> Outcome:
-    return intent.apply(a_desk(tables), VAULT, [Wanted(spec)], ())
+    return apply(a_desk(tables), VAULT, [Wanted(spec)], ())
 
 
 def test_new_service_has_one_replica_and_a_version() -> None:
@@ -89,7 +90,7 @@ def test_unchanged_is_no_new_version() -> None:
 def test_only_comments_changed() -> None:
     """What was typed is kept up to date without a new version."""
     tables = applied(a_spec())
-    outcome = intent.apply(a_desk(tables), VAULT, [Wanted(a_spec(), "# new")], ())
+    outcome = apply(a_desk(tables), VAULT, [Wanted(a_spec(), "# new")], ())
     assert service_of(after(tables, outcome)).source == "# new"
     assert service_of(after(tables, outcome)).generation == 1
 
@@ -182,7 +183,7 @@ def a_spec_with(variable: EnvVar) -> ServiceSpec:
 def test_secret_and_its_user_in_one_apply() -> None:
     """A reference is satisfied by the same documents, and what is stored is sealed."""
     documents = [Wanted(a_user_of("password")), with_secret({"password": b"hunter2"})]
-    tables = after(Tables(), intent.apply(a_desk(), VAULT, documents, ()))
+    tables = after(Tables(), apply(a_desk(), VAULT, documents, ()))
     stored = tables.secrets["default", "db"].value
     assert b"hunter2" not in stored.sealed["password"]
     context = intent.secret_context("default", "db", "password")
@@ -193,12 +194,12 @@ def test_missing_keys_are_told_with_what_there_is() -> None:
     """A wrong key names the right ones."""
     documents = [Wanted(a_user_of("pasword")), with_secret({"password": b"x"})]
     with pytest.raises(InvalidSpec, match="has no key 'pasword'; it has password"):
-        intent.apply(a_desk(), VAULT, documents, ())
+        apply(a_desk(), VAULT, documents, ())
 
 
 def test_apply_holds_on_to_the_secret_it_looked_at() -> None:
     """If it is deleted in between, the service is not written."""
-    tables = after(Tables(), intent.apply(a_desk(), VAULT, [with_secret({"password": b"x"})], ()))
+    tables = after(Tables(), apply(a_desk(), VAULT, [with_secret({"password": b"x"})], ()))
     outcome = apply_again(tables, a_user_of("password"))
     assert Require(Kind.SECRET, ("default", "db"), tables.revision) in outcome.changes
 
@@ -206,10 +207,10 @@ def test_apply_holds_on_to_the_secret_it_looked_at() -> None:
 def test_prune_deletes_what_is_not_named() -> None:
     """Only in the namespaces given, and not a secret that is still used."""
     documents = [Wanted(a_user_of("password")), with_secret({"password": b"x"})]
-    tables = after(Tables(), intent.apply(a_desk(), VAULT, documents, ()))
+    tables = after(Tables(), apply(a_desk(), VAULT, documents, ()))
     with pytest.raises(Conflict, match="would be pruned but is used by web"):
-        intent.apply(a_desk(tables), VAULT, documents[:1], ("default",))
-    outcome = intent.apply(a_desk(tables), VAULT, [], ("default",))
+        apply(a_desk(tables), VAULT, documents[:1], ("default",))
+    outcome = apply(a_desk(tables), VAULT, [], ("default",))
     assert [(c.kind, c.action) for c in outcome.said] == [
         ("Service", "delete"),
         ("Secret", "delete"),
@@ -243,7 +244,7 @@ def test_token_lives_an_hour_at_most() -> None:
 def test_events_follow_where_one_transaction_is_too_small() -> None:
     """63 services still take effect together."""
     specs = [ServiceSpec(name=f"s{i}", template=TaskTemplate(image="web:1")) for i in range(63)]
-    outcome = intent.apply(a_desk(), VAULT, [Wanted(s) for s in specs], ())
+    outcome = apply(a_desk(), VAULT, [Wanted(s) for s in specs], ())
     together, events = apart(outcome.changes)
     assert len(together) == 126 <= OPERATIONS_MAX
     assert {c.kind for c in events} == {Kind.EVENT}
