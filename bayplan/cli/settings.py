@@ -91,6 +91,12 @@ class Settings:
         return asyncio.run(bounded())
 
 
+async def tell_if_frozen(client: Client) -> None:
+    """Say on stderr what stops the cluster from changing anything, where something does."""
+    if reason := (await client.get_version()).frozen_reason:
+        print(f"bay: the cluster is frozen, nothing is changed: {reason}", file=sys.stderr)
+
+
 async def _renewed(settings: Settings, client: Client) -> None:
     """A certificate that is two thirds through its life is replaced, with the same key, so that
     one file changes at once. What fails is told and tried again at the next call."""

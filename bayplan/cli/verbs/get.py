@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bayplan.cli.completing import complete_service
-from bayplan.cli.settings import Settings, verb
+from bayplan.cli.settings import Settings, tell_if_frozen, verb
 from bayplan.model.errors import InvalidSpec, NotFound
 
 if TYPE_CHECKING:
@@ -90,10 +90,10 @@ async def _get(
             empty = "no event"
     if settings.output in ("json", "yaml"):
         render.show_messages(found, settings.output)
-    elif found:
-        render.show(text)
-    else:
-        render.show(empty + "\n")
+        return
+    render.show(text if found else empty + "\n")
+    if kind in ("services", "tasks", "nodes"):
+        await tell_if_frozen(client)
 
 
 def _only(found: list[Any], names: tuple[str, ...], name_of: Any) -> list[Any]:

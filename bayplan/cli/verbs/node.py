@@ -10,7 +10,7 @@ import click
 
 from bayplan.cli.changing import change, detach_option, show_changes
 from bayplan.cli.completing import complete_node
-from bayplan.cli.settings import ROLLOUT_TIMEOUT_S, Settings, parse_duration, verb
+from bayplan.cli.settings import ROLLOUT_TIMEOUT_S, Settings, parse_duration, tell_if_frozen, verb
 from bayplan.model.errors import DeadlineExceeded, InvalidSpec
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def ls(settings: Settings) -> None:
             render.show(views.nodes(found, time.time(), wide=wide))
         else:
             render.show("no node; make a token for one with bay node token\n")
+        await tell_if_frozen(client)
 
     settings.call(show)
 

@@ -48,6 +48,7 @@ class Fake(ControlServicer):
         self.fails: dict[str, tuple[str, str, str]] = {}
         self.asked: dict[str, Any] = {}
         self.lines: list[Any] = []
+        self.frozen = ""
 
     def _ask(self, call: str, request: Any, context: Any) -> None:
         self.asked[call] = request
@@ -65,6 +66,7 @@ class Fake(ControlServicer):
             nodes_ready=2,
             nodes_total=3,
             caller=caller,
+            frozen_reason=self.frozen,
         )
 
     def ListServices(self, request: Any, context: Any) -> Any:

@@ -89,6 +89,36 @@ def test_apply_gives_up_at_its_deadline(cluster: Fake, bay: Bay, spec: str) -> N
     )
 
 
+def test_apply_that_is_interrupted_says_that_it_goes_on(cluster: Fake, spec: str) -> None:
+    """Ctrl-C ends the waiting, not the rollout, with 130 and no traceback."""
+    cluster.changes = [UPDATE]
+    cluster.views = [a_service(rollout=RolloutState.RUNNING, updated=3)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bayplan.cli", "apply", spec],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    while "3/6 updated" not in process.stdout.readline():
+        pass
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=10)
+    assert (process.returncode, err.strip()) == (
+        130,
+        "bay: not waited for any longer; it goes on by itself",
+    )
+
+
+def test_a_frozen_cluster_says_why(cluster: Fake, bay: Bay) -> None:
+    """Beside every list, so that nobody wonders."""
+    cluster.views = [a_service()]
+    cluster.frozen = "3 of 4 nodes are lost"
+    code, out, err = bay("get")
+    assert (code, out.count("\n")) == (0, 2)
+    assert err == "bay: the cluster is frozen, nothing is changed: 3 of 4 nodes are lost\n"
+
+
 def test_apply_does_not_wait_when_told(cluster: Fake, bay: Bay, spec: str) -> None:
     """--detach and --dry-run return at once; --prune names the namespaces."""
     cluster.changes = [UPDATE]
@@ -318,4 +348,6 @@ def test_get_is_quick(cluster: Fake) -> None:
             [sys.executable, "-c", program], capture_output=True, text=True, timeout=20, check=True
         )
         best = min(best, float(ended.stderr))
+        if best < 0.4:
+            break  # the other tries are for a machine that was busy
     assert best < 0.4

@@ -53,14 +53,14 @@ def read(text: str) -> None:
         parse(text)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.text(alphabet=st.characters(codec="utf-8"), max_size=80))
 def test_any_text_is_read_or_refused(text: str) -> None:
     """Text at random ends in documents or InvalidSpec."""
     read(text)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.dictionaries(st.sampled_from(list(ServiceFields.model_fields)), VALUES, max_size=6))
 def test_any_service_is_read_or_refused(fields: dict[str, object]) -> None:
     """Fields with values of any shape end in documents or InvalidSpec."""
