@@ -40,7 +40,8 @@ async def measure(containers: int, scratch: Path) -> dict[str, float]:
     limit = asyncio.Semaphore(CONCURRENT)
 
     async def start(uid: str) -> int:
-        bundle = with_layers(scratch / "tasks" / uid, layer, f"/{CGROUP}/{uid}", "sleep", "3600")
+        script = ("sh", "-c", "echo up; exec sleep 3600")  # a shim that has logged, as most have
+        bundle = with_layers(scratch / "tasks" / uid, layer, f"/{CGROUP}/{uid}", *script)
         async with limit:
             created = await shims.create(uid, bundle)
             await shims.run(uid)

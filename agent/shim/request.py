@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
 from agent.shim import protocol
@@ -19,18 +18,14 @@ class Request:
     log_files: int
 
     def encode(self) -> bytes:
-        return json.dumps(
-            {
-                "uid": self.uid,
-                "directory": self.directory,
-                "log_max_bytes": self.log_max_bytes,
-                "log_files": self.log_files,
-            }
-        ).encode()
+        """Fields with NUL between them: a shim reads this with little effort and memory."""
+        fields = (self.uid, self.directory, str(self.log_max_bytes), str(self.log_files))
+        return "\0".join(fields).encode()
 
     @staticmethod
     def decode(message: bytes) -> Request:
-        return Request(**protocol.parse(message))
+        uid, directory, log_max_bytes, log_files = message.decode().split("\0")
+        return Request(uid, directory, int(log_max_bytes), int(log_files))
 
     def log_writer(self) -> LogWriter:
         """The log of this task, in the bounds asked for."""

@@ -37,6 +37,8 @@ _READ_BYTES = 64 * 1024
 _READS_PER_TURN = 16
 _DRAIN_MAX_BYTES = 16 << 20
 _RECORD_RETRY_S = 1.0
+# Buffers made before the fork: a large allocation writes all over the heap (see the zygote).
+_OUTPUT = bytearray(_READ_BYTES)
 _BUFFER = bytearray(starter.REQUEST_MAX_BYTES + 64)
 
 
@@ -224,13 +226,14 @@ class Shim:
 
     def _read(self, fd: int, stream: str) -> int:
         try:
-            piece = os.read(fd, _READ_BYTES)
+            count = os.readv(fd, [_OUTPUT])
         except BlockingIOError:
             return 0
+        piece = bytes(memoryview(_OUTPUT)[:count])
         if self._log is None:
             self._log = Request.decode(self._message).log_writer()
         self._log.write(stream, piece)
-        return len(piece)
+        return count
 
     def _drain(self) -> None:
         """What the container wrote before it ended; bounded, should a stranger keep writing."""
