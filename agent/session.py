@@ -167,7 +167,7 @@ class Session:
             delay = self._delay_s()
             try:
                 await self._connect(address)
-                delay, redirects = 0.0, 0
+                delay, redirects = RETRY_MIN_S / 2, 0
             except _Redirected as redirected:
                 redirects += 1
                 leader = redirected.leader
