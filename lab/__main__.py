@@ -15,7 +15,7 @@ import click
 
 from bayplan.model.errors import BayplanError
 from lab import example
-from lab.lab import CONTROLLER, Lab
+from lab.lab import Lab
 from lab.machine import CHECKOUT
 from lab.state import FILE
 
@@ -66,7 +66,12 @@ def cli() -> None:
 
 @cli.command()
 @click.option("--hosts", default=3, show_default=True, help="how many")
-@click.option("--controllers", default=1, show_default=True, type=click.IntRange(1, 1))
+@click.option(
+    "--controllers",
+    default=1,
+    show_default=True,
+    help="how many; several share an etcd cluster of as many members",
+)
 @click.option("--subnet", default="", metavar="CIDR", help="of the switch  [default: a free one]")
 @click.option("--no-context", is_flag=True, help="leave ~/.config/bay as it is")
 @_located
@@ -74,7 +79,7 @@ def up(obj: tuple[Lab, str], hosts: int, controllers: int, subnet: str, no_conte
     """Make the hosts and start a controller and agents on them."""
     lab, name = obj
     try:
-        state = lab.up(name, hosts, subnet, merge_context=not no_context)
+        state = lab.up(name, hosts, subnet, controllers=controllers, merge_context=not no_context)
     except BayplanError:
         if (lab.directory / FILE).exists():
             click.echo("what there is of it stays for a look until `bay lab down`", err=True)
@@ -143,9 +148,10 @@ def _on_host(name: str, act: Callable[[Lab, str], None], text: str) -> None:
 
 def _on_controller(name: str, act: Callable[[Lab, str], None], text: str) -> None:
     @cli.command(name, help=text)
+    @click.argument("host", default="")
     @_located
-    def command(obj: tuple[Lab, str]) -> None:
-        act(obj[0], CONTROLLER)
+    def command(obj: tuple[Lab, str], host: str) -> None:
+        act(obj[0], host or obj[0].only_controller())
 
 
 _on_host("cut", Lab.cut, "Lose all packets of HOST, silently.")
@@ -154,13 +160,16 @@ _on_host("kill", Lab.kill, "Power cut: end everything on HOST at once; its disk 
 _on_host("start", Lab.start, "Power HOST on.")
 _on_host("kill-agent", Lab.kill_daemon, "SIGKILL to the agent of HOST alone.")
 _on_host("start-agent", Lab.start_daemon, "Start the agent of HOST.")
-_on_controller("kill-controller", Lab.kill_daemon, "SIGKILL to the controller alone.")
-_on_controller("start-controller", Lab.start_daemon, "Start the controller.")
+_on_controller("kill-controller", Lab.kill_daemon, "SIGKILL to the controller (of HOST) alone.")
+_on_controller("start-controller", Lab.start_daemon, "Start the controller (of HOST).")
 
 
 def _show(lab: Lab) -> None:
+    hosts = lab.status()
     rows: list[tuple[Any, ...]] = [("HOST", "ROLE", "ADDRESS", "POWER", "LINK", "PROCESS", "LOG")]
-    rows += [(h.name, h.role, h.address, h.power, h.link, h.daemon, h.log) for h in lab.status()]
+    for h in hosts:
+        role = f"{h.role} (leads)" if h.leads else h.role
+        rows.append((h.name, role, h.address, h.power, h.link, h.daemon, h.log))
     widths = [max(len(str(row[i])) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
         cells = (str(cell).ljust(width) for cell, width in zip(row, widths, strict=True))

@@ -6,14 +6,15 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from bayplan.client import Client, Credentials
+from bayplan import pki
+from bayplan.client import PATIENCE_S, Client, Credentials
 from bayplan.model.errors import BayplanError
 from bayplan.wire._pb.bayplan.v1 import control_pb2, types_pb2
-from lab import cgroups, machine
+from lab import cgroups, etcd, machine
 from lab.errors import LabError
 from lab.process import Process
 
@@ -22,6 +23,7 @@ CONTROLLER_READY_S = 45.0
 JOIN_S = 45.0
 NODES_READY_S = 45.0
 TOKEN_LIFETIME_S = 600.0
+LEADER_ASK_S = 3.0
 _PAUSE_S = 0.1
 
 
@@ -52,6 +54,41 @@ class Paths:
     def token(self) -> Path:
         return self.top / "token"
 
+    @property
+    def kek(self) -> Path:
+        """The key-encryption key, the same one on all controllers."""
+        return self.top / "kek.key"
+
+    @property
+    def etcd(self) -> Path:
+        """Certificates and data of this machine's etcd member."""
+        return self.top / "etcd"
+
+    @property
+    def etcd_log(self) -> Path:
+        return self.top / "etcd.log"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Controllers:
+    """How the controllers are reached and trusted. `addresses`: name -> address; `admin` is the
+    machine of the one that made the cluster."""
+
+    addresses: Mapping[str, str]
+    admin: Paths
+
+    @property
+    def several(self) -> bool:
+        return len(self.addresses) > 1
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        return tuple(f"{address}:{LISTEN_PORT}" for address in self.addresses.values())
+
+    def client(self, *, patience_s: float = PATIENCE_S) -> Client:
+        """Raises Unavailable where there are no credentials yet."""
+        return Client(self.endpoints, credentials(self.admin), patience_s=patience_s)
+
 
 def credentials(controller: Paths) -> Credentials:
     """The administrator's, as the first controller left them. Raises Unavailable."""
@@ -59,52 +96,80 @@ def credentials(controller: Paths) -> Credentials:
     return Credentials.from_files(admin / "ca.pem", admin / "cert.pem", admin / "key.pem")
 
 
-def controller_command(name: str, address: str, paths: Paths) -> list[str]:
+def share_secrets(controllers: Controllers, paths: Mapping[str, Paths]) -> None:
+    """What several controllers must have before any of them starts: one key-encryption key, and
+    the certificates of their etcd."""
+    etcd.certify({name: p.etcd for name, p in paths.items()}, controllers.addresses)
+    first, *others = paths.values()
+    pki.KeyEncryptionKey.load_or_make(first.kek)
+    for other in others:
+        pki.write_private(other.kek, pki.read_private(first.kek))
+
+
+def controller_command(name: str, controllers: Controllers, paths: Paths) -> list[str]:
+    address = controllers.addresses[name]
     flags = {"--state-dir": str(paths.state), "--advertise": address, "--name": name}
-    return [sys.executable, "-m", "controller", *_flat(flags), "--etcd", "managed"]
+    if controllers.several:
+        flags |= {
+            "--kek-file": str(paths.kek),
+            "--etcd": etcd.endpoints(controllers.addresses),
+            "--etcd-ca": str(paths.etcd / "ca.pem"),
+            "--etcd-cert": str(paths.etcd / "cert.pem"),
+            "--etcd-key": str(paths.etcd / "key.pem"),
+        }
+    else:
+        flags["--etcd"] = "managed"
+    return [sys.executable, "-m", "controller", *_flat(flags)]
 
 
-def join_command(name: str, controller: str, paths: Paths) -> list[str]:
+def join_command(name: str, controllers: Controllers, paths: Paths) -> list[str]:
     flags = {
         "--config": str(paths.config),
         "--state-dir": str(paths.state),
-        "--controller": f"{controller}:{JOIN_PORT}",
         "--name": name,
         "--token-file": str(paths.token),
     }
-    return [sys.executable, "-m", "agent", "join", *_flat(flags)]
+    known = _known(f"{address}:{JOIN_PORT}" for address in controllers.addresses.values())
+    return [sys.executable, "-m", "agent", "join", *_flat(flags), *known]
 
 
-def agent_command(lab: str, name: str, controller: str, address: str, paths: Paths) -> list[str]:
+def agent_command(
+    lab: str, name: str, controllers: Controllers, address: str, paths: Paths
+) -> list[str]:
     flags = {
         "--config": str(paths.config),
         "--state-dir": str(paths.state),
-        "--controller": f"{controller}:{LISTEN_PORT}",
         "--name": name,
         "--address": address,
         "--cgroup-root": f"/{cgroups.root(lab, name)}",
         "--metrics-listen": f"{address}:{METRICS_PORT}",
     }
-    return [sys.executable, "-m", "agent", "run", *_flat(flags)]
+    known = _known(controllers.endpoints)
+    return [sys.executable, "-m", "agent", "run", *_flat(flags), *known]
+
+
+def _known(addresses: Iterable[str]) -> list[str]:
+    return [word for address in addresses for word in ("--controller", address)]
 
 
 def _flat(flags: dict[str, str]) -> list[str]:
     return [word for pair in flags.items() for word in pair]
 
 
-async def controller_ready(address: str, paths: Paths, daemon: Process) -> None:
-    """Returns once the controller answers its administrator. Raises LabError with the end of its
-    log."""
+async def controller_ready(address: str, admin: Paths, paths: Paths, daemon: Process) -> None:
+    """Returns once the controller answers the administrator and knows who leads. `paths` are its
+    own. Raises LabError with the end of its log."""
     end = time.monotonic() + CONTROLLER_READY_S
     why = "it has not written its administrator's credentials"
     while time.monotonic() < end:
         if not daemon.alive:
             raise LabError(f"the controller ended:\n{machine.tail(paths.log)}")
-        if (paths.admin / "key.pem").exists():
+        if (admin.admin / "key.pem").exists():
             try:
-                async with Client([f"{address}:{LISTEN_PORT}"], credentials(paths)) as client:
-                    await client.get_version(deadline_s=2.0)
-                    return
+                async with Client([f"{address}:{LISTEN_PORT}"], credentials(admin)) as client:
+                    if (await client.get_version(deadline_s=2.0)).leader_address:
+                        return
+                    why = "no controller leads"
             except BayplanError as error:
                 why = str(error)
         await asyncio.sleep(_PAUSE_S)
@@ -114,10 +179,21 @@ async def controller_ready(address: str, paths: Paths, daemon: Process) -> None:
     )
 
 
-async def tokens(address: str, controller: Paths, nodes: Collection[str]) -> dict[str, str]:
+async def leader(controllers: Controllers) -> str:
+    """The name of the controller that leads, as one that answers says; empty: none is known."""
+    try:
+        async with controllers.client(patience_s=LEADER_ASK_S) as client:
+            found = (await client.get_version(deadline_s=LEADER_ASK_S)).leader_address
+    except BayplanError:
+        return ""
+    host = found.rpartition(":")[0]
+    return next((n for n, address in controllers.addresses.items() if address == host), "")
+
+
+async def tokens(controllers: Controllers, nodes: Collection[str]) -> dict[str, str]:
     """A token for each node, good for that name alone."""
     made = {}
-    async with Client([f"{address}:{LISTEN_PORT}"], credentials(controller)) as client:
+    async with controllers.client() as client:
         for name in nodes:
             request = control_pb2.CreateTokenRequest(
                 purpose=types_pb2.TOKEN_PURPOSE_NODE, subject=name, lifetime_s=TOKEN_LIFETIME_S
@@ -140,13 +216,11 @@ def write_token(path: Path, token: str) -> None:
         file.write(token + "\n")
 
 
-async def nodes_ready(
-    address: str, controller: Paths, agents: dict[str, tuple[Paths, Process]]
-) -> None:
+async def nodes_ready(controllers: Controllers, agents: dict[str, tuple[Paths, Process]]) -> None:
     """Returns once all these nodes are ready. Raises LabError with the log of one that is not."""
     end = time.monotonic() + NODES_READY_S
     missing: Collection[str] = agents
-    async with Client([f"{address}:{LISTEN_PORT}"], credentials(controller)) as client:
+    async with controllers.client() as client:
         while time.monotonic() < end:
             for name, (paths, daemon) in agents.items():
                 if not daemon.alive:

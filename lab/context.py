@@ -8,19 +8,19 @@ from pathlib import Path
 
 from bayplan import contexts
 from lab import cluster
-from lab.cluster import Paths
+from lab.cluster import Controllers
 from lab.state import State
 
 
-def write(directory: Path, lab: State, controller: Paths, *, merge: bool) -> str:
+def write(directory: Path, lab: State, controllers: Controllers, *, merge: bool) -> str:
     """Writes the context into the lab's own directory (`bay`), and with `merge` also into the
     caller's configuration, whose directory is returned (else empty)."""
-    _save(directory / "bay", lab, controller)
+    _save(directory / "bay", lab, controllers)
     if not merge:
         return ""
     config, owner = _callers_config()
     missing = [path for path in (config.parent, config) if not path.exists()]
-    _save(config, lab, controller)
+    _save(config, lab, controllers)
     if owner is not None:
         for path in (*missing, config, *config.rglob("*")):
             os.chown(path, *owner, follow_symlinks=False)
@@ -40,8 +40,8 @@ def forget(lab: State) -> None:
         contexts.save_config(config.without(lab.name))
 
 
-def _save(directory: Path, lab: State, controller: Paths) -> None:
-    admin = cluster.credentials(controller)
+def _save(directory: Path, lab: State, controllers: Controllers) -> None:
+    admin = cluster.credentials(controllers.admin)
     config = contexts.load_config(directory)
     ca, cert, key = contexts.store_credentials(
         config,
@@ -50,10 +50,10 @@ def _save(directory: Path, lab: State, controller: Paths) -> None:
         certificate_pem=admin.certificate_pem,
         key_pem=admin.key_pem.encode(),
     )
-    addresses = [machine.address for machine in lab.of_role("controller")]
+    addresses = list(controllers.addresses.values())
     made = contexts.Context(
         name=lab.name,
-        controllers=tuple(f"{address}:{cluster.LISTEN_PORT}" for address in addresses),
+        controllers=controllers.endpoints,
         registry=f"{addresses[0]}:{cluster.REGISTRY_PORT}",
         ca=ca,
         cert=cert,

@@ -12,22 +12,25 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Interface, IPv4Network
 from pathlib import Path
 
-from lab import cgroups, cluster, context, machine, state, switch
-from lab.cluster import Paths
+from lab import cgroups, cluster, context, etcd, machine, state, switch
+from lab.cluster import Controllers, Paths
 from lab.errors import LabError, NeedsRoot, NoLab
 from lab.process import Process
 from lab.state import Machine, State
 
 SWITCH, CONTROLLER = "sw", "ctl"
 HOSTS_MAX = 100
+CONTROLLERS_MAX = 5
 JOINS_AT_ONCE = 2
 _NAME = re.compile(r"[a-z][a-z0-9]{0,9}")
-_FIRST_HOST, _CONTROLLER = 11, 2
+_FIRST_HOST, _FIRST_CONTROLLER = 11, 2
+_CONTROLLER_NAME = re.compile(rf"{CONTROLLER}[1-9]?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostStatus:
-    """`power`: on, off. `link`: up, cut. `daemon`: running, dead, none."""
+    """`power`: on, off. `link`: up, cut. `daemon`: running, dead, none. `leads`: of several
+    controllers, the one that leads."""
 
     name: str
     role: str
@@ -36,6 +39,7 @@ class HostStatus:
     link: str
     daemon: str
     log: str
+    leads: bool = False
 
 
 class Lab:
@@ -64,29 +68,41 @@ class Lab:
             init = machine.power_on(SWITCH, self.paths(SWITCH).top)
             now = self._save(now.with_machine(Machine(name=SWITCH, role="switch", init=init)))
             switch.start(init, name, chosen)
-            for number, host in enumerate(hosts):
-                role = "controller" if host == CONTROLLER else "agent"
-                index = _CONTROLLER if role == "controller" else _FIRST_HOST - 1 + number
-                address = str(chosen.network_address + index)
+            controllers = [host for host in hosts if _CONTROLLER_NAME.fullmatch(host)]
+            agents = [host for host in hosts if host not in controllers]
+            for host in hosts:
+                role = "controller" if host in controllers else "agent"
+                among, first = (
+                    (controllers, _FIRST_CONTROLLER)
+                    if role == "controller"
+                    else (agents, _FIRST_HOST)
+                )
+                address = str(chosen.network_address + first + among.index(host))
                 now = now.with_machine(Machine(name=host, role=role, address=address))
                 now = self._power_on(now, host)
             return now
 
-    def up(self, name: str, hosts: int, subnet: str = "", *, merge_context: bool = True) -> State:
-        """A controller and `hosts` agents, ready to be used."""
-        self._check(name, hosts)
-        self._say(f"making {hosts} hosts and a controller")
-        names = [CONTROLLER, *(f"h{number}" for number in range(1, hosts + 1))]
-        self.wire(name, names, subnet)
+    def up(
+        self,
+        name: str,
+        hosts: int,
+        subnet: str = "",
+        *,
+        controllers: int = 1,
+        merge_context: bool = True,
+    ) -> State:
+        """`hosts` agents and a controller, or several on an etcd cluster; ready to be used."""
+        self._check(name, hosts, controllers)
+        made = "a controller" if controllers == 1 else f"{controllers} controllers"
+        self._say(f"making {hosts} hosts and {made}")
+        names = [f"h{number}" for number in range(1, hosts + 1)]
+        self.wire(name, [*controller_names(controllers), *names], subnet)
         with state.locked(self.directory):
-            now = state.load(self.directory)
-            self._say("starting the controller")
-            now = self._start_daemon(now, CONTROLLER)
-            controller, paths = now.machine(CONTROLLER), self.paths(CONTROLLER)
-            asyncio.run(cluster.controller_ready(controller.address, paths, _running(controller)))
+            now = self._start_controllers(state.load(self.directory))
+            known = self._controllers(now)
             nodes = {m.name: self.paths(m.name) for m in now.of_role("agent")}
             self._say(f"joining {', '.join(nodes)}")
-            tokens = asyncio.run(cluster.tokens(controller.address, paths, nodes))
+            tokens = asyncio.run(cluster.tokens(known, nodes))
             for host, token in tokens.items():
                 cluster.write_token(nodes[host].token, token)
                 cluster.write_config(nodes[host].config)
@@ -95,8 +111,8 @@ class Lab:
             for host in nodes:
                 now = self._start_daemon(now, host)
             agents = {m.name: (self.paths(m.name), _running(m)) for m in now.of_role("agent")}
-            asyncio.run(cluster.nodes_ready(controller.address, paths, agents))
-            where = context.write(self.directory, now, paths, merge=merge_context)
+            asyncio.run(cluster.nodes_ready(known, agents))
+            where = context.write(self.directory, now, known, merge=merge_context)
             return self._save(replace(now, context=where))
 
     def down(self, name: str) -> None:
@@ -130,7 +146,9 @@ class Lab:
         return len(hosts) > 1 and all(host.daemon == "running" for host in hosts)
 
     def status(self) -> list[HostStatus]:
+        """All hosts but the switch. Of several controllers one is asked who leads."""
         now = state.load(self.directory)
+        leader = self._leader(now)
         return [
             HostStatus(
                 name=m.name,
@@ -140,6 +158,7 @@ class Lab:
                 link="cut" if m.cut else "up",
                 daemon=("running" if m.daemon.alive else "dead") if m.daemon else "none",
                 log=str(self.paths(m.name).log),
+                leads=m.name == leader,
             )
             for m in now.machines
             if m.role != "switch"
@@ -163,7 +182,7 @@ class Lab:
             found = now.machine(host)
             machine.power_off(host, self.paths(host).top, found.init)
             cgroups.remove(cgroups.root(now.name, host))
-            self._save(now.with_machine(replace(found, init=None, daemon=None)))
+            self._save(now.with_machine(replace(found, init=None, daemon=None, etcd=None)))
 
     def start(self, host: str) -> None:
         """Power on: the host boots and starts what it had, controller or agent."""
@@ -188,6 +207,14 @@ class Lab:
             if _daemon_of(now.machine(host)) is None:
                 self._start_daemon(now, host)
 
+    def only_controller(self) -> str:
+        """The name of the controller where there is one. Raises LabError where one of several
+        must be named."""
+        names = [m.name for m in state.load(self.directory).of_role("controller")]
+        if len(names) != 1:
+            raise LabError("which controller?", hint=f"name one of {', '.join(names)}")
+        return names[0]
+
     def enter(self, host: str) -> list[str]:
         """The beginning of a command line that runs the rest on the host."""
         return machine.enter(_on(state.load(self.directory).machine(host)))
@@ -199,7 +226,7 @@ class Lab:
     def _power_on(self, now: State, host: str) -> State:
         found = now.machine(host)
         init = machine.power_on(host, self.paths(host).top)
-        now = self._save(now.with_machine(replace(found, init=init, daemon=None)))
+        now = self._save(now.with_machine(replace(found, init=init, daemon=None, etcd=None)))
         prefix = IPv4Network(now.subnet).prefixlen
         address = IPv4Interface(f"{found.address}/{prefix}")
         switch.plug(_on(now.machine(SWITCH)), init, host, address)
@@ -207,19 +234,57 @@ class Lab:
             switch.cut(_on(now.machine(SWITCH)), host)
         return now
 
+    def _start_controllers(self, now: State) -> State:
+        """All of them, and their etcd; the first one makes the cluster."""
+        known = self._controllers(now)
+        paths = {name: self.paths(name) for name in known.addresses}
+        if known.several:
+            self._say("starting etcd and the controllers")
+            cluster.share_secrets(known, paths)
+            for name in paths:  # a member answers only once most of them run
+                now = self._start_etcd(now, name)
+        else:
+            self._say("starting the controller")
+        for name, address in known.addresses.items():
+            now = self._start_daemon(now, name)
+            daemon = _running(now.machine(name))
+            asyncio.run(cluster.controller_ready(address, known.admin, paths[name], daemon))
+        return now
+
+    def _controllers(self, now: State) -> Controllers:
+        machines = now.of_role("controller")
+        return Controllers(
+            addresses={m.name: m.address for m in machines}, admin=self.paths(machines[0].name)
+        )
+
+    def _leader(self, now: State) -> str:
+        if len(now.of_role("controller")) < 2:
+            return ""
+        return asyncio.run(cluster.leader(self._controllers(now)))
+
     def _start_daemon(self, now: State, host: str) -> State:
+        known = self._controllers(now)
         found, paths = now.machine(host), self.paths(host)
         if found.role == "controller":
-            command = cluster.controller_command(host, found.address, paths)
+            now = self._start_etcd(now, host) if known.several else now
+            found = now.machine(host)
+            command = cluster.controller_command(host, known, paths)
         else:
-            controller = now.machine(CONTROLLER).address
-            command = cluster.agent_command(now.name, host, controller, found.address, paths)
+            command = cluster.agent_command(now.name, host, known, found.address, paths)
         daemon = machine.spawn(_on(found), command, paths.log)
         return self._save(now.with_machine(replace(found, daemon=daemon)))
 
+    def _start_etcd(self, now: State, host: str) -> State:
+        found, paths = now.machine(host), self.paths(host)
+        if found.etcd is not None and found.etcd.alive:
+            return now
+        command = etcd.member_command(host, self._controllers(now).addresses, paths.etcd)
+        member = machine.spawn(_on(found), command, paths.etcd_log)
+        return self._save(now.with_machine(replace(found, etcd=member)))
+
     def _join(self, now: State, host: str) -> None:
         paths = self.paths(host)
-        command = cluster.join_command(host, now.machine(CONTROLLER).address, paths)
+        command = cluster.join_command(host, self._controllers(now), paths)
         try:
             machine.run(_on(now.machine(host)), command, deadline_s=cluster.JOIN_S)
         finally:
@@ -233,12 +298,24 @@ class Lab:
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         return self.directory
 
-    def _check(self, name: str, hosts: int) -> None:
+    def _check(self, name: str, hosts: int, controllers: int = 1) -> None:
         _need_root()
         if not _NAME.fullmatch(name):
             raise LabError(f"{name!r} is no name for a lab: a letter, then up to 9 letters, digits")
         if not 0 < hosts <= HOSTS_MAX:
             raise LabError(f"a lab has 1 to {HOSTS_MAX} hosts, not {hosts}")
+        if not 0 < controllers <= CONTROLLERS_MAX:
+            raise LabError(f"a lab has 1 to {CONTROLLERS_MAX} controllers, not {controllers}")
+        if controllers > 1 and shutil.which(etcd.BINARY) is None:
+            raise LabError(
+                f"there is no {etcd.BINARY} to run",
+                hint="install etcd (Debian: etcd-server), or use one controller",
+            )
+
+
+def controller_names(count: int) -> list[str]:
+    """A single one has no number."""
+    return [CONTROLLER] if count == 1 else [f"{CONTROLLER}{n}" for n in range(1, count + 1)]
 
 
 class _Changing:

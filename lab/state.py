@@ -14,7 +14,7 @@ from pathlib import Path
 from lab.errors import LabError, NeedsRoot, NoLab, NoSuchHost
 from lab.process import Process
 
-VERSION = 1
+VERSION = 2
 LOCK_S = 120.0
 FILE = "lab.json"
 
@@ -22,13 +22,15 @@ FILE = "lab.json"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
     """`role`: switch, controller or agent. `init` None: powered off. `daemon` is the controller
-    or the agent, as started; it may have ended since."""
+    or the agent, as started; it may have ended since. `etcd`: the machine's member of the
+    controllers' etcd, where there are several controllers."""
 
     name: str
     role: str
     address: str = ""
     init: Process | None = None
     daemon: Process | None = None
+    etcd: Process | None = None
     cut: bool = False
 
 
@@ -72,7 +74,7 @@ def load(directory: Path) -> State:
     if raw.pop("version") != VERSION:
         raise LabError(f"{directory / FILE} is of another version", hint="end it by `bay lab down`")
     machines = tuple(
-        Machine(**{**m, "init": _process(m["init"]), "daemon": _process(m["daemon"])})
+        Machine(**{**m, **{part: _process(m[part]) for part in ("init", "daemon", "etcd")}})
         for m in raw.pop("machines")
     )
     return State(machines=machines, **raw)
