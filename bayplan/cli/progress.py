@@ -90,6 +90,11 @@ def _failure(view: Any, awaited: Awaited) -> BayplanError | None:
         return Failed(text, hint=_next(view, wanted))
     if rollout.to_generation == wanted and state == "paused":
         return Failed(f"{name} v{wanted} is paused: {_reason(view)}", hint=_next(view, wanted))
+    if rollout.to_generation == wanted and not rollout.from_generation and state == "running":
+        if rollout.reason:
+            text = f"{name} does not come up, and is still being tried: {_reason(view)}"
+            return Failed(text, hint=_next(view, wanted))
+        return None
     rolling_back = rollout.from_generation == wanted and state == "rolling_back"
     if wanted and view.service.generation > wanted and not rolling_back:
         by = f" by {view.service.applied_by}" if view.service.applied_by else ""

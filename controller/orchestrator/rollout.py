@@ -208,6 +208,18 @@ def fail(
     _roll_back(situation, rollout, good.value, reason, now, decision)
 
 
+def note_trouble(situation: Situation, rollout: Rollout, why: str, decision: Decision) -> Rollout:
+    """A first version that does not come up has nothing to go back to: it is tried on and on, and
+    the rollout says why it fails (`reason`) until it does not any more."""
+    if bool(why) == bool(rollout.reason):
+        return rollout  # said already; the first reason stays, so that it is written once
+    noted = replace(rollout, reason=why)
+    _save(situation, noted, decision)
+    if why:
+        decision.note(situation, "RolloutStuck", why, severity=Severity.WARNING)
+    return noted
+
+
 def _roll_back(
     situation: Situation,
     rollout: Rollout,

@@ -8,7 +8,7 @@ that is to run, or two while one takes over from the other.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bayplan.model.event import Severity
 from bayplan.model.service import RolloutState
@@ -57,9 +57,13 @@ def decide(situation: Situation, now: float) -> Decision:
     phase = rollout.begin(situation, now, decision)
     if phase.fresh:
         return _fill_only(situation, phase, now, decision)
-    if phase.active and phase.rollout.from_generation:
+    if phase.active:
         why = rollout.failure(situation, phase.rollout, now)
-        if why:
+        if not phase.rollout.from_generation:
+            phase = replace(
+                phase, rollout=rollout.note_trouble(situation, phase.rollout, why, decision)
+            )
+        elif why:
             rollout.fail(situation, phase.rollout, why, now, decision)
             return decision
     if phase.active or phase.rollout.state is RolloutState.PAUSED:

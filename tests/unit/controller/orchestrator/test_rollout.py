@@ -207,3 +207,23 @@ def test_a_lost_node_does_not_fail_a_rollout() -> None:
     rig.run(rounds=30)
     assert rig.rollout.state is RolloutState.COMPLETE
     assert rig.versions() == ["b"] * 4
+
+
+def test_a_first_version_that_does_not_come_up_says_so_and_is_tried_on() -> None:
+    """There is nothing to go back to: the reason is noted once, and gone when it is over."""
+    rig = Rig()
+    policy = UpdatePolicy(monitor_s=1.0, progress_deadline_s=20.0)
+    rig.apply(2, update=policy)
+    rig.settle()
+    for _ in range(25):
+        rig.now += 1.0
+        rig.settle()
+    assert rig.rollout.state is RolloutState.RUNNING
+    assert "no progress" in rig.rollout.reason
+    noted = rig.rollout
+    rig.now += 1.0
+    rig.settle()
+    assert rig.rollout == noted
+    rig.obey()
+    rig.advance(3.0)
+    assert (rig.rollout.state, rig.rollout.reason) == (RolloutState.COMPLETE, "")

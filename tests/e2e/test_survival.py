@@ -1,0 +1,231 @@
+"""What dies, and what goes on all the same."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.rig import Rig, a_service, eventually, find_process, kill, load
+
+pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(240)]
+
+TICKER = "[sh, -c, 'i=0; while true; do i=$((i+1)); echo tick $i; sleep 0.2; done']"
+
+
+def a_ticker(name: str, replicas: int) -> str:
+    return a_service(
+        name, replicas=str(replicas), command=TICKER, ports="", health="", stop="{grace: 0s}"
+    )
+
+
+def test_an_agent_dies_and_its_containers_do_not(cluster: Rig) -> None:
+    """kill -9, then a new agent: the same processes, still serving, never a lost request."""
+    spec = a_service("shop", ports="{http: {container: 8080, publish: 8090}}")
+    cluster.bay("apply", "-", stdin=spec)
+    before = cluster.runs("shop")
+    with load(list(cluster.hosts.values()), 8090) as traffic:
+        cluster.lab("kill-agent", "h1")
+        time.sleep(1)
+        cluster.lab("start-agent", "h1")
+        eventually("h1 is back", lambda: cluster.node_state("h1") == "ready")
+        time.sleep(2)
+    assert cluster.runs("shop") == before
+    assert traffic.failures == []
+
+
+def test_a_container_that_ends_while_no_agent_runs_is_noticed(cluster: Rig) -> None:
+    """Its shim wrote the exit down; the next agent starts it again."""
+    cluster.bay("apply", "-", stdin=a_ticker("tick", 3))
+    (task,) = (t for t in cluster.tasks("tick") if t["task"]["node"] == "h1")
+    name = task["status"]["task"]
+    cluster.lab("kill-agent", "h1")
+    init = cluster.lab("shell", "h1", "sh", "-c", f"kill -9 {task['status']['pid']}; echo done")
+    assert "done" in init
+    cluster.lab("start-agent", "h1")
+
+    def restarted() -> bool:
+        found = cluster.runs("tick").get(name)
+        return found is not None and found[1] == 2
+
+    eventually(f"{name} runs a second time", restarted)
+
+
+def test_controller_and_etcd_die_and_nothing_else_notices(cluster: Rig) -> None:
+    """kill -9 of both, start: nothing restarted, nothing lost, changes work again."""
+    spec = a_service("shop", replicas="6", ports="{http: {container: 8080, publish: 8090}}")
+    cluster.bay("apply", "-", stdin=spec)
+    before = cluster.runs("shop")
+    with load(list(cluster.hosts.values()), 8090) as traffic:
+        etcd = find_process("etcd", str(cluster.directory / "ctl"), "--data-dir")
+        cluster.lab("kill-controller")
+        kill(etcd)
+        time.sleep(2)
+        cluster.lab("start-controller")
+        eventually("the controller answers", lambda: not cluster.run("get").returncode)
+        for host in cluster.hosts:
+            eventually(f"{host} ready", lambda host=host: cluster.node_state(host) == "ready")
+        time.sleep(8)  # longer than the grace after which a node would be called lost
+    assert traffic.failures == []
+    assert cluster.runs("shop") == before
+    cluster.bay("scale", "shop", "7")
+    cluster.ready("shop", 7)
+    assert before.items() <= cluster.runs("shop").items()
+
+
+def test_a_host_is_cut_off_and_heals(cluster: Rig) -> None:
+    """Its tasks run elsewhere within the grace; when it is back, the duplicates end."""
+    cluster.bay("apply", "-", stdin=a_ticker("tick", 6))
+    lost = {t["status"]["task"] for t in cluster.tasks("tick") if t["task"]["node"] == "h2"}
+    assert len(lost) == 2
+    cluster.lab("cut", "h2")
+
+    def elsewhere() -> bool:
+        tasks = cluster.tasks("tick")
+        return len(tasks) == 6 and all(t["task"]["node"] != "h2" for t in tasks)
+
+    eventually("six tasks on the other two", elsewhere, 30)
+    assert cluster.node_state("h2") == "lost"
+    cluster.lab("heal", "h2")
+    eventually("h2 is ready", lambda: cluster.node_state("h2") == "ready")
+    ticking = "grep -l 'echo tick' /proc/[0-9]*/cmdline 2>/dev/null | wc -l"
+
+    def ended() -> bool:
+        # the grep and its shell have the words in their own command lines
+        return int(cluster.lab("shell", "h2", "sh", "-c", ticking)) <= 2
+
+    eventually("the duplicates on h2 are gone", ended)
+    assert not lost & set(cluster.runs("tick"))
+
+
+def test_a_host_that_loses_power_starts_what_it_ran(cluster: Rig) -> None:
+    """Also without a controller: what its checkpoint says."""
+    spec = a_service("shop", replicas="3", ports="{http: {container: 8080, publish: 8090}}")
+    cluster.bay("apply", "-", stdin=spec)
+    cluster.lab("kill-controller")
+    cluster.lab("kill", "h3")
+    cluster.lab("start", "h3")
+    with load([cluster.hosts["h3"]], 8090) as traffic:
+        eventually("h3 serves again", lambda: bool(traffic.answers))
+    cluster.lab("start-controller")
+    eventually("h3 ready", lambda: cluster.node_state("h3") == "ready")
+    cluster.ready("shop", 3)
+
+
+def test_logs_follow_and_exec_stay_through_a_controllers_death(
+    cluster: Rig, tmp_path: Path
+) -> None:
+    """`logs -f` goes on with every line; `exec` on another task works again afterwards."""
+    cluster.bay("apply", "-", stdin=a_ticker("tick", 3))
+    output = tmp_path / "logs"
+    with output.open("w") as out:
+        follow = subprocess.Popen(
+            cluster.command("logs", "-f", "tick"),
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env=cluster.environment,
+        )
+        try:
+            eventually("lines", lambda: output.read_text().count("tick") > 10)
+            cluster.lab("kill-controller")
+            cluster.lab("start-controller")
+            eventually("answers", lambda: not cluster.run("get").returncode)
+            size = output.stat().st_size
+            eventually("more lines", lambda: output.stat().st_size > size + 500)
+        finally:
+            follow.terminate()
+            follow.wait(10)
+    (task, *_) = cluster.runs("tick")
+    assert cluster.bay("exec", task, "--", "echo", "here") == "here\n"
+    mine = [x for x in output.read_text().splitlines() if x.startswith(task) and " tick " in x]
+    numbers = [int(line.rsplit(" ", 1)[1]) for line in mine]
+    assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+
+
+def test_logs_of_a_finished_task(cluster: Rig) -> None:
+    """What a task wrote can be read after it has ended."""
+    spec = a_service(
+        "once",
+        replicas="1",
+        command="[sh, -c, 'echo last words; sleep 1; exit 3']",
+        restart="{condition: never}",
+        ports="",
+        health="",
+        update="{monitor: 0s, on_failure: pause}",
+    )
+    cluster.bay("apply", "-", "--detach", stdin=spec)
+    eventually(
+        "it ended",
+        lambda: any(t["state"] == "failed" for t in cluster.service("once")["tasks"]),
+    )
+    failed = next(t for t in cluster.service("once")["tasks"] if t["state"] == "failed")
+    assert failed["status"]["exit_code"] == 3
+    assert "last words" in cluster.bay("logs", "--task", failed["status"]["task"])
+
+
+def test_exec_with_a_terminal(cluster: Rig) -> None:
+    """A shell on a pty: it sees a terminal, echoes, and its exit code comes through."""
+    cluster.bay("apply", "-", stdin=a_service("shop", replicas="1"))
+    (task,) = cluster.runs("shop")
+    outside, inside = pty.openpty()
+    process = subprocess.Popen(
+        cluster.command("exec", "-it", task, "--", "sh"),
+        stdin=inside,
+        stdout=inside,
+        stderr=inside,
+        env={**cluster.environment, "TERM": "xterm"},
+        start_new_session=True,
+    )
+    os.close(inside)
+    seen = b""
+
+    def read_until(text: bytes) -> None:
+        nonlocal seen
+        deadline = time.monotonic() + 15
+        while text not in seen:
+            assert time.monotonic() < deadline, seen
+            seen += os.read(outside, 4096)
+
+    os.write(outside, b"test -t 0 && echo on-a-$((40+2))-terminal\n")
+    read_until(b"on-a-42-terminal")
+    os.write(outside, b"exit 5\n")
+    assert process.wait(15) == 5
+    os.close(outside)
+
+
+def test_a_killed_container_is_back_at_once(cluster: Rig) -> None:
+    """Restarted in place: same task, next run."""
+    cluster.bay("apply", "-", stdin=a_ticker("tick", 1))
+    ((name, (pid, run, _)),) = cluster.runs("tick").items()
+    node = cluster.tasks("tick")[0]["task"]["node"]
+    cluster.lab("shell", node, "kill", "-9", str(pid))
+    eventually("a second run", lambda: cluster.runs("tick").get(name, (0, 0, 0))[1] == run + 1)
+
+
+def test_memory_out_of_bounds_is_told_apart(cluster: Rig) -> None:
+    """`oom`, not just exit code 137."""
+    spec = a_service(
+        "greedy",
+        replicas="1",
+        command="[sh, -c, 'x=$(yes | head -c 200000000); echo never']",
+        resources="{memory: 24MiB}",
+        restart="{condition: never}",
+        ports="",
+        health="",
+        update="{monitor: 0s, on_failure: pause}",
+    )
+    cluster.bay("apply", "-", "--detach", stdin=spec)
+
+    def killed() -> bool:
+        return any(
+            t["status"]["oom_killed"] for t in cluster.service("greedy")["tasks"] if t["status"]
+        )
+
+    eventually("killed for memory", killed)
+    assert "oom" in cluster.bay("describe", "greedy").lower() or "memory" in cluster.bay(
+        "describe", "greedy"
+    )
