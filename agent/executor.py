@@ -297,7 +297,10 @@ class Executor:
             secrets = await self._parts.volumes.secret_files(
                 uid, template.files, assignment.secrets, id_base=base
             )
-            sources = replace(sources, secret_files={k: str(v) for k, v in secrets.items()})
+            private = self._parts.volumes.private_directory(uid) if assignment.secrets else None
+            sources = replace(
+                sources, secret_files={k: str(v) for k, v in secrets.items()}, private=private
+            )
             bundle = await asyncio.to_thread(
                 self._parts.bundles.write, assignment, image, id_base=base, sources=sources
             )

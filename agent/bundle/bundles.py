@@ -49,11 +49,13 @@ class Image(Protocol):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
     """Host paths of what a task mounts: volumes by name, binds by their source as written,
-    secret files by their path in the container."""
+    secret files by their path in the container. `private`: a tmpfs for config.json, where the
+    environment holds values of secrets, which must not reach a disk."""
 
     volumes: Mapping[str, str] = field(default_factory=dict)
     binds: Mapping[str, str] = field(default_factory=dict)
     secret_files: Mapping[str, str] = field(default_factory=dict)
+    private: Path | None = None
 
 
 class Bundles:
@@ -114,8 +116,11 @@ class Bundles:
         }
         (directory / "rootfs").mkdir(mode=0o755, exist_ok=True)
         _write(directory / "layers.json", json.dumps(layers), 0o600)
-        # It holds the environment, and with it values of secrets.
-        _write(directory / "config.json", json.dumps(document), 0o600)
+        path = directory / "config.json"
+        path.unlink(missing_ok=True)
+        if sources.private is not None:
+            path.symlink_to(sources.private / "config.json")
+        _write(path, json.dumps(document), 0o600)
         return directory
 
     def add_host(self, uid: str, address: str, hostname: str) -> None:

@@ -16,9 +16,10 @@ from agent.volumes.paths import resolve_below
 from bayplan.model.errors import BayplanError
 from bayplan.model.service import SecretFile
 
-SECRETS_BYTES_MIN: Final = 64 * 1024
 SECRETS_BYTES_MAX: Final = 16 << 20
 SECRET_FILES_MAX: Final = 256
+PRIVATE_BYTES: Final = 4 << 20
+"""Room for the bundle's configuration beside the secret files; a tmpfs takes what is used."""
 _NAME: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
 
 
@@ -94,10 +95,10 @@ class Volumes:
         *,
         id_base: int,
     ) -> dict[str, Path]:
-        """Container path of each file to its path on a fresh tmpfs, as small as its content
-        allows. `values` by `name/key`; `id_base` is
-        added to owners: the first host id of the task's range. Raises VolumeError."""
-        if not files:
+        """Container path of each file to its path on a fresh tmpfs of the task (there whenever
+        the task has `values`, files or not). `values` by `name/key`; `id_base` is added to
+        owners: the first host id of the task's range. Raises VolumeError."""
+        if not files and not values:
             return {}
         if len(files) > SECRET_FILES_MAX:
             raise VolumeError(f"{len(files)} secret files, at most {SECRET_FILES_MAX} work")
@@ -119,6 +120,10 @@ class Volumes:
         directory = self._secrets / uid
         await asyncio.to_thread(_write_secrets, directory, list(wanted.values()))
         return {path: directory / secret.name for path, secret in wanted.items()}
+
+    def private_directory(self, uid: str) -> Path:
+        """The task's tmpfs: for what must never reach a disk. See secret_files."""
+        return self._secrets / uid
 
     async def release(self, uid: str) -> None:
         """Unmounts the task's secrets; nothing where it has none."""
@@ -150,7 +155,7 @@ def _write_secrets(directory: Path, secrets: Sequence[_Secret]) -> None:
     directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     directory.mkdir(mode=0o700)
     size = sum(len(s.value) + 4096 for s in secrets)
-    options = f"mode=0711,size={max(size, SECRETS_BYTES_MIN)},nr_inodes={len(secrets) + 16}"
+    options = f"mode=0711,size={size + PRIVATE_BYTES},nr_inodes={len(secrets) + 16}"
     flags = mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOEXEC
     mounts.mount(b"tmpfs", os.fsencode(directory), b"tmpfs", flags, options.encode())
     try:

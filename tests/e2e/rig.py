@@ -108,13 +108,13 @@ class Rig:
     def ready(self, name: str, count: int, timeout_s: float = WAIT_S) -> list[dict[str, Any]]:
         """Wait until exactly `count` tasks run and are ready."""
 
-        def probe() -> list[dict[str, Any]]:
+        def probe() -> bool:
             view = self.service(name)
             running = [t for t in view["tasks"] if t["state"] == "running"]
-            return running if view["replicas_ready"] == len(running) == count else []
+            return bool(view["replicas_ready"] == len(running) == count)
 
-        found: list[dict[str, Any]] = eventually(f"{name} {count}/{count}", probe, timeout_s)
-        return found
+        eventually(f"{name} {count}/{count}", probe, timeout_s)
+        return self.tasks(name)
 
     def node(self, name: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self.bay("node", "describe", name, "-o", "json"))
@@ -199,16 +199,18 @@ def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
-def find_process(*words: str) -> int:
-    """The pid of the one process whose command line has all `words`."""
+def find_process(program: str, directory: Path) -> int:
+    """The pid of the one process of that name whose working directory lies in `directory`."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
             try:
-                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                if (entry / "comm").read_text().strip() != program:
+                    continue
+                where = (entry / "cwd").readlink()
             except (FileNotFoundError, ProcessLookupError):
                 continue
-            if all(word in line for word in words):
+            if where.is_relative_to(directory):
                 found.append(int(entry.name))
     (pid,) = found
     return pid

@@ -61,7 +61,7 @@ def test_controller_and_etcd_die_and_nothing_else_notices(cluster: Rig) -> None:
     cluster.bay("apply", "-", stdin=spec)
     before = cluster.runs("shop")
     with load(list(cluster.hosts.values()), 8090) as traffic:
-        etcd = find_process("etcd", str(cluster.directory / "ctl"), "--data-dir")
+        etcd = find_process("etcd", cluster.directory / "ctl")
         cluster.lab("kill-controller")
         kill(etcd)
         time.sleep(2)

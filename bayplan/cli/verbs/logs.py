@@ -22,7 +22,7 @@ PATIENCE_S = 120.0
 
 
 @verb("logs")
-@click.argument("name", metavar="SERVICE|TASK", shell_complete=complete_service)
+@click.argument("name", metavar="SERVICE|TASK", default="", shell_complete=complete_service)
 @click.option("-f", "--follow", is_flag=True, help="stay, and show what is new")
 @click.option("--since", metavar="TIME", help="10m ago, or 2026-01-31T12:00:00")
 @click.option("--tail", type=click.IntRange(min=1), metavar="N", help="the newest N lines of each")
@@ -41,8 +41,12 @@ def command(
     from bayplan.cli.verbs.describe import TASK_NAME
     from bayplan.wire._pb.bayplan.v1 import dispatcher_pb2
 
-    if match := TASK_NAME.fullmatch(name):
+    if not name and not task:
+        raise InvalidSpec("whose logs?", hint="bay logs SERVICE, or bay logs TASK")
+    if match := TASK_NAME.fullmatch(name or task or ""):
         name, task = match["service"], task or name
+    elif not name:
+        raise InvalidSpec(f'"{task}" is not the name of a task', hint="write e.g. web.1.2")
     request = dispatcher_pb2.LogsRequest(
         namespace=settings.in_namespace(),
         service=name,
