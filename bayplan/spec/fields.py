@@ -95,7 +95,11 @@ class SecretFileFields(Fields):
     """A file on a tmpfs that holds a secret's value."""
 
     secret: SecretKey = Field(description="NAME/KEY of a secret in the same namespace")
-    mode: Mode = Field(default=0o400, description='permissions, in octal: "0400"')
+    mode: Mode = Field(
+        default=0o400,
+        description='permissions, in octal: "0400"',
+        json_schema_extra={"default": "0400"},
+    )
     uid: UserId = Field(default=0, description="owner, as numbered in the container")
     gid: UserId = Field(default=0, description="group, as numbered in the container")
 

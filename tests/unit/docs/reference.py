@@ -1,0 +1,96 @@
+"""What the tables of docs/spec-reference.md must say, from the fields themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import BaseModel
+
+from bayplan.model.service import HealthCheck, RestartPolicy, StopPolicy, UpdatePolicy
+from bayplan.spec import fields
+from bayplan.spec.schema import json_schema
+
+MODELS: list[type[BaseModel]] = [
+    m
+    for m in vars(fields).values()
+    if isinstance(m, type) and issubclass(m, fields.Fields) and m is not fields.Fields
+]
+_POLICIES: dict[str, Any] = {
+    "HealthFields": HealthCheck,
+    "RestartFields": RestartPolicy,
+    "StopFields": StopPolicy,
+    "UpdateFields": UpdatePolicy,
+}
+# Defaults that are not a value of the field.
+_IN_WORDS = {
+    ("ServiceFields", "namespace"): "`default`",
+    ("SecretFields", "namespace"): "`default`",
+    ("ServiceFields", "replicas"): "as scaled, else 1",
+    ("ServiceFields", "command"): "the image's",
+    ("ServiceFields", "args"): "the image's",
+    ("ServiceFields", "working_dir"): "the image's",
+    ("ServiceFields", "user"): "the image's",
+    ("ServiceFields", "hostname"): "the task's name",
+    ("ServiceFields", "health"): "no check",
+    ("SecretFileFields", "mode"): '`"0400"`',
+    ("StopFields", "signal"): "the image's, else SIGTERM",
+    ("ResourceFields", "cpu"): "no limit",
+    ("ResourceFields", "memory"): "no limit",
+    ("ResourceFields", "pids"): "no limit",
+    ("PortFields", "publish"): "not published",
+}
+
+
+def rows(model: type[BaseModel]) -> Iterator[tuple[str, str, str, str]]:
+    """Name, type, default and meaning of each field."""
+    schema = json_schema()["$defs"][model.__name__]["properties"]
+    for name, field in model.model_fields.items():
+        default = "required" if field.is_required() else _default(model.__name__, name, field)
+        yield f"`{name}`", _kind(schema[name]), default, str(field.description)
+
+
+def _default(model: str, name: str, field: Any) -> str:
+    if (model, name) in _IN_WORDS:
+        return _IN_WORDS[model, name]
+    policy = _POLICIES.get(model)
+    if policy is not None and field.default is None:
+        found = {f: p.default for f, p in policy.__dataclass_fields__.items()}
+        value = found[f"{name}_s"] if f"{name}_s" in found else found[name]
+        return "none" if value is None else f"`{_amount(value)}`"
+    if isinstance(field.default, BaseModel) or field.default in (None, [], {}):
+        return "none"
+    return f"`{_amount(field.default)}`"
+
+
+def _amount(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}s" if isinstance(value, float) else str(value)
+
+
+def _kind(schema: dict[str, Any]) -> str:
+    """The type in a word; units are told by it."""
+    if "const" in schema or "enum" in schema:
+        return "word"
+    if "$ref" in schema or schema.get("type") == "object":
+        return "mapping"
+    if "anyOf" in schema:
+        kinds = [_kind(option) for option in schema["anyOf"]]
+        return " or ".join(dict.fromkeys(kinds))
+    if schema.get("type") == "array":
+        return "list"
+    pattern = schema.get("pattern", "")
+    for mark, word in (("KiB", "size"), ("ms|s", "time"), ("m)$", "cores"), ("%$", "percentage")):
+        if mark in pattern:
+            return word
+    if pattern:
+        return "NAME/KEY"
+    if "0400" in schema.get("examples", ()):
+        return "mode"
+    kinds_of_text = schema.get("type")
+    if kinds_of_text == ["string", "object"]:
+        return "expression or mapping"
+    if kinds_of_text == ["string", "array"]:
+        return "text or list"
+    return {"integer": "number", "boolean": "true or false"}.get(str(kinds_of_text), "text")
