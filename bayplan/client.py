@@ -160,6 +160,8 @@ def _plain(address: str, error: aio.AioRpcError) -> str:
     lowered = details.lower()
     if "refused" in lowered:
         return f"{address} refuses the connection"
+    if "handshaker shutdown" in lowered:  # gRPC gave up waiting for the connection
+        return f"{address} does not answer"
     if "handshake" in lowered or "certificate" in lowered:
         return f"{address} and this client do not accept each other's certificates"
     if "timed out" in lowered or "timeout" in lowered:

@@ -93,6 +93,12 @@ def _exit(seen: Any) -> str:
     return str(seen.exit_code) if seen.HasField("exit_code") else ""
 
 
+def last_seen(seen: Any, now: float) -> str:
+    """`now` for a node that is heard from: heartbeats are not written, so that the time that is
+    stored is that of the last change."""
+    return "now" if word(seen, "state") == "ready" else age(seen.last_seen_at, now)
+
+
 def nodes(views: Iterable[Any], now: float, *, wide: bool) -> str:
     """`views` are NodeView messages."""
     headings = ["NODE", "STATE", "SCHED", "TASKS", "CPU(req/alloc)", "MEM(req/alloc)", "AGENT"]
@@ -114,7 +120,7 @@ def nodes(views: Iterable[Any], now: float, *, wide: bool) -> str:
             report.agent_version,
             report.attributes.get("kernel", ""),
             f"{round(seen.clock_skew_s * 1000)}ms" if seen.last_seen_at else "",
-            age(seen.last_seen_at, now),
+            last_seen(seen, now),
         ]
         if wide:
             row += [report.address, node.subnet, pairs(node.labels)]

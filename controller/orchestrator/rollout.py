@@ -239,6 +239,7 @@ def _roll_back(
         template_hash=good.template_hash,
         source=good.source,
         applied_at=now,
+        applied_by="",
     )
     back = Rollout(
         namespace=service.namespace,

@@ -88,7 +88,7 @@ def create_token(
     lifetime = lifetime_s or TOKEN_LIFETIME_S
     if not 0 < lifetime <= pki.TOKEN_LIFETIME_MAX_S:
         raise InvalidSpec(
-            f"a token cannot live {lifetime:g} s", hint="at most an hour, e.g. --expires 15m"
+            f"a token cannot live {lifetime:g} s", hint="at most an hour, e.g. --lifetime 15m"
         )
     if purpose is TokenPurpose.OPERATOR and ("", subject) not in desk.tables.identities:
         raise NotFound(

@@ -23,7 +23,10 @@ NAMES_MAX = 3
 @verb("describe")
 @click.argument("name", metavar="SERVICE|TASK", shell_complete=complete_service)
 def command(settings: Settings, name: str) -> None:
-    """All about a service or task: state, rollout, why tasks wait, last events, the spec."""
+    """All about a service or task: state, rollout, why tasks wait, last events, the spec.
+
+    For a node: `bay node describe NODE`.
+    """
     settings.call(lambda client: _describe(client, settings, name))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -39,6 +40,7 @@ def command(
     """
     kind = _ALIASES.get(kind, kind)
     if kind not in KINDS:
+        # A kind that is misspelt is looked for among the services, too.
         kind, names = "services", (kind, *names)
     settings.call(lambda client: _get(client, settings, kind, names, node, history))
 
@@ -62,7 +64,8 @@ async def _get(
     found: list[Any]
     match kind:
         case "services":
-            found = _only(await client.list_services(namespace), names, lambda v: v.service.name)
+            found = await client.list_services(namespace)
+            found = _only("service", found, names, lambda v: v.service.name, KINDS)
             text = views.services(found, now, wide=wide)
             empty = "no service; make one with bay apply FILE"
         case "tasks":
@@ -74,11 +77,12 @@ async def _get(
             text = views.tasks(found, now, wide=wide)
             empty = "no task"
         case "nodes":
-            found = _only(await client.list_nodes(), names, lambda v: v.node.name)
+            found = _only("node", await client.list_nodes(), names, lambda v: v.node.name)
             text = views.nodes(found, now, wide=wide)
             empty = "no node; make a token for one with bay node token"
         case "secrets":
-            found = _only(await client.list_secrets(namespace), names, lambda v: v.name)
+            found = await client.list_secrets(namespace)
+            found = _only("secret", found, names, lambda v: v.name)
             text = views.secrets(found, now)
             empty = "no secret; make one with bay secret set NAME KEY"
         case _:
@@ -96,15 +100,22 @@ async def _get(
         await tell_if_frozen(client)
 
 
-def _only(found: list[Any], names: tuple[str, ...], name_of: Any) -> list[Any]:
+def _only(
+    kind: str,
+    found: list[Any],
+    names: tuple[str, ...],
+    name_of: Any,
+    kinds: Collection[str] = (),
+) -> list[Any]:
+    """Those with the names; `kinds`: other words one may have meant."""
     if not names:
         return found
     missing = sorted(set(names) - {name_of(v) for v in found})
     if missing:
         from bayplan.spec.problems import did_you_mean
 
-        near = did_you_mean(missing[0], [name_of(v) for v in found])
-        raise NotFound(f'there is no "{missing[0]}"{near}')
+        near = did_you_mean(missing[0], [*(name_of(v) for v in found), *kinds])
+        raise NotFound(f'there is no {kind} "{missing[0]}"{near}')
     return [v for v in found if name_of(v) in names]
 
 

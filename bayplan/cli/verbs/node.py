@@ -73,6 +73,7 @@ def describe_node(view: Any, now: float) -> str:
     state = word(seen, "state") or "unknown"
     reason = f": {seen.reason}" if seen.reason else ""
     free = report.allocatable
+    last_seen = views.last_seen(seen, now)
     rows = [
         ("Node", node.name),
         ("State", f"{state} for {age(seen.state_since_at, now)}{reason}"),
@@ -80,7 +81,8 @@ def describe_node(view: Any, now: float) -> str:
         ("Drain", view.drain_progress),
         (
             "Seen",
-            f"{age(seen.last_seen_at, now)} ago, clock off by {round(seen.clock_skew_s * 1000)}ms",
+            f"{last_seen}{'' if last_seen == 'now' else ' ago'}, "
+            f"clock off by {round(seen.clock_skew_s * 1000)}ms",
         ),
         ("Joined", f"{age(node.joined_at, now)} ago" if node.joined_at else ""),
         ("Address", report.address),
