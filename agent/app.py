@@ -49,6 +49,9 @@ if TYPE_CHECKING:
     from bayplan.wire._pb.bayplan.v1 import dispatcher_pb2 as pb
 
 REGISTRY_PORT: Final = 7445
+SHIMS_CGROUP: Final = ".shims"
+"""Beside the tasks' cgroups, whose names begin with a letter or a digit."""
+
 COLLECT_INTERVAL_S: Final = 60.0
 COLLECT_BELOW_SHARE: Final = 0.15
 GOODBYE_PAUSE_S: Final = 0.05
@@ -99,6 +102,7 @@ class Agent:
             log_max_bytes=config.log_max_bytes,
             log_files=config.log_files,
             on_zygote_death=self._zygote_died,
+            cgroup=f"{config.cgroup_root.rstrip('/')}/{SHIMS_CGROUP}",
         )
         self._network = Network(bridge=config.bridge)
         self._images = Images(

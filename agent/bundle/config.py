@@ -131,6 +131,8 @@ def _process(
             name: list(capabilities) for name in ("bounding", "effective", "permitted")
         },
         "noNewPrivileges": True,
+        # Else the agent's own would be inherited, and that one is to be killed last of all.
+        "oomScoreAdj": 0,
         "terminal": False,
     }
 

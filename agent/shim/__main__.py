@@ -1,4 +1,4 @@
-"""`python -I -S agent/shim/__main__.py FD`: the zygote.
+"""`python -I -S agent/shim/__main__.py FD CGROUP`: the zygote.
 
 Isolated mode takes no module from the environment or the working directory, so the root of the
 packages is derived from this file.
@@ -12,4 +12,4 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 from agent.shim.zygote import main
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), sys.argv[2])

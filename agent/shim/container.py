@@ -16,7 +16,7 @@ from agent.runtime import cgroups, kill, options, parse, preloaded
 from agent.runtime import create as creation
 from agent.runtime import exec as execution
 from agent.runtime import start as starting
-from agent.runtime.cgroups import Cgroup
+from agent.runtime.cgroups import Cgroup, Kind
 from agent.runtime.cgroups.hierarchy import remove
 from agent.runtime.container import Container, ContainerState
 from agent.runtime.failure import RuntimeFailure as Failure
@@ -33,6 +33,7 @@ __all__ = [
     "delete",
     "execute",
     "kill_all",
+    "leave",
     "oom_killed",
     "preload",
     "rehearse",
@@ -60,6 +61,20 @@ _SAMPLE = {
     },
 }
 _SAMPLE_TEXT = json.dumps(_SAMPLE)
+
+
+def leave(path: str) -> None:
+    """Move this process, and what it will fork, out of the service that the agent is. What that
+    service is limited to and what is said of it shall not be about containers' shims; and systemd
+    complains of every process it finds in a service it starts. Only where one tree holds all
+    controllers: on v1 systemd's own tree is none of ours."""
+    hierarchy = cgroups.detect()
+    if hierarchy.kind is not Kind.V2:
+        return
+    cgroup = cgroups.reopen(hierarchy, path)
+    if not cgroup.directories:
+        cgroup = cgroups.create(hierarchy, path)
+    cgroup.add(os.getpid())
 
 
 def rehearse(prepared: Preloaded) -> None:

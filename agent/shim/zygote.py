@@ -37,9 +37,11 @@ _zygote_pid = os.getpid()
 _waiting: set[int] = set()
 
 
-def main(descriptor: int) -> None:
-    """Serve until the agent closes its end."""
+def main(descriptor: int, cgroup: str = "") -> None:
+    """Serve until the agent closes its end. `cgroup`: see container.leave."""
     os.setsid()
+    if cgroup:
+        container.leave(cgroup)
     # Among them is the mount the interpreter was executed from.
     fds.close_all_except((0, 1, 2, descriptor))
     supervision.set_name(b"bayplan-zygote")

@@ -82,11 +82,13 @@ class Shims:
         log_max_bytes: int = LOG_MAX_BYTES,
         log_files: int = LOG_FILES,
         on_zygote_death: Callable[[int], None] | None = None,
+        cgroup: str = "",
     ) -> None:
+        """`cgroup`: of the zygote and the shims on cgroup v2; empty: the agent's own."""
         self._directory = state_directory / "tasks"
         self._log_max_bytes = log_max_bytes
         self._log_files = log_files
-        self._zygote = Zygote(on_zygote_death)
+        self._zygote = Zygote(on_zygote_death, cgroup=cgroup)
         self._tasks: dict[str, _Task] = {}
         self._exits: asyncio.Queue[Exited | None] = asyncio.Queue()
         self._background: set[asyncio.Task[None]] = set()

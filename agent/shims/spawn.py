@@ -24,8 +24,12 @@ RESTART_DELAYS_S = (0.0, 0.1, 0.5, 1.0, 5.0)
 class Zygote:
     """At most one zygote process. A dead one is replaced until close()."""
 
-    def __init__(self, on_restart: Callable[[int], None] | None = None) -> None:
-        """`on_restart` is called with the exit code of a zygote that died."""
+    def __init__(
+        self, on_restart: Callable[[int], None] | None = None, *, cgroup: str = ""
+    ) -> None:
+        """`on_restart` is called with the exit code of a zygote that died. `cgroup`: where it and
+        its shims live on cgroup v2, below the mount; empty: where the agent does."""
+        self._cgroup = cgroup
         self._on_restart = on_restart
         self._socket: socket.socket | None = None
         self._pid = 0
@@ -95,7 +99,7 @@ class Zygote:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             ours.setblocking(False)
             try:
-                process = _execute(theirs)
+                process = _execute(theirs, self._cgroup)
             finally:
                 theirs.close()
             self._pid = process.pid
@@ -116,7 +120,7 @@ class Zygote:
             failures += 1
 
 
-def _execute(sock: socket.socket) -> subprocess.Popen[bytes]:
+def _execute(sock: socket.socket, cgroup: str) -> subprocess.Popen[bytes]:
     """exec from a read-only mount of the interpreter: otherwise a container whose root is the
     host's could write to the host's Python through /proc/PID/exe (as in CVE-2019-5736)."""
     interpreter = os.path.realpath(sys.executable)
@@ -125,7 +129,7 @@ def _execute(sock: socket.socket) -> subprocess.Popen[bytes]:
         mounts.mount_setattr(tree, set_=mounts.ATTR_RDONLY)
         program = Path(agent.shim.__file__).with_name("__main__.py")
         return subprocess.Popen(
-            [sys.executable, "-I", "-S", str(program), str(sock.fileno())],
+            [sys.executable, "-I", "-S", str(program), str(sock.fileno()), cgroup],
             executable=f"/proc/self/fd/{tree}",
             pass_fds=(tree, sock.fileno()),
             stdin=subprocess.DEVNULL,

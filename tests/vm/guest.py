@@ -93,6 +93,10 @@ from {module} import main
 sys.exit(main())
 """
 
+# What the image is made of, and so what its name is made from.
+SUITE, KERNEL = "bookworm", "linux-image-cloud-amd64"
+RECIPE = (SUITE, KERNEL, PACKAGES, MASKED, JOB_UNIT, JOB, DISK_BYTES)
+
 
 def run(command: list[str | Path], **kwargs: object) -> None:
     subprocess.run(command, check=True, **kwargs)  # type: ignore[call-overload]
@@ -100,7 +104,7 @@ def run(command: list[str | Path], **kwargs: object) -> None:
 
 def image() -> Path:
     """The folder with `vmlinuz` and `root.img`, built if this recipe has none yet."""
-    recipe = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
+    recipe = hashlib.sha256(repr(RECIPE).encode()).hexdigest()[:12]
     folder = CACHE / recipe
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / "lock").open("w") as lock:
@@ -140,9 +144,9 @@ def build(folder: Path) -> None:
     print("building the guest's image (once)", file=sys.stderr)
     root = folder / "root"
     options = ["--mode=root", "--variant=apt", "--format=directory", "--quiet"]
-    packages = f"--include={','.join((*PACKAGES, 'linux-image-cloud-amd64'))}"
+    packages = f"--include={','.join((*PACKAGES, KERNEL))}"
     run(
-        ["mmdebstrap", *options, packages, "bookworm", root, "-"],
+        ["mmdebstrap", *options, packages, SUITE, root, "-"],
         input=apt_sources(),
         text=True,
         stdout=sys.stderr,
