@@ -61,6 +61,11 @@ test: check ## everything that is to pass before a change lands (root, under 15 
 	$(BIN)/python -m pytest -q -n 2 tests/unit tests/golden tests/simulation
 	$(BIN)/python -m pytest -q tests/integration tests/host tests/e2e
 
+.PHONY: test-vm
+test-vm: $(VENV)/dev.stamp ## the same on systemd and cgroup v2, in a guest that is thrown away (root)
+	$(BIN)/python -m tests.vm.guest --timeout 3000 \
+	  python3 -m pytest -q --color=no tests/host/runtime tests/host/shim tests/vm/inside
+
 .PHONY: soak
 soak: $(VENV)/dev.stamp ## what takes longer: thousands of start/stop cycles and seeds
 	$(BIN)/python -m pytest -q -m soak -p no:timeout tests
