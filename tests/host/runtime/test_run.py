@@ -25,6 +25,7 @@ from agent.syscalls import mounts, namespaces
 from bayplan.model.resources import Resources
 from bayplan.model.service import Mount, MountKind, NetworkMode, UserNamespace
 from tests.host.runtime.conftest import ID_BASE, Rig, wait
+from tests.patience import PATIENCE
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
 USERS = pytest.mark.parametrize("users", [UserNamespace.PRIVATE, UserNamespace.HOST])
@@ -69,7 +70,7 @@ def _owner(made: Any) -> tuple[int, int]:
 
 
 def _until(condition: Any, deadline_s: float = 5.0) -> None:
-    end = time.monotonic() + deadline_s
+    end = time.monotonic() + deadline_s * PATIENCE
     while not condition():
         assert time.monotonic() < end, "condition not met in time"
         time.sleep(0.01)

@@ -12,6 +12,7 @@ import pytest
 
 from agent.shims import Exited, Shims
 from tests.host.shim.bundles import CGROUP, make_bundle, make_layer
+from tests.patience import PATIENCE
 
 MakeBundle = Callable[..., Path]
 
@@ -61,7 +62,7 @@ def processes_of(directory: Path) -> list[int]:
 
 async def eventually(condition: Callable[[], bool], deadline_s: float = 5.0) -> None:
     """Wait for what another process does."""
-    until = time.monotonic() + deadline_s
+    until = time.monotonic() + deadline_s * PATIENCE
     while not condition():
         assert time.monotonic() < until, "did not happen in time"
         await asyncio.sleep(0.01)
@@ -69,7 +70,7 @@ async def eventually(condition: Callable[[], bool], deadline_s: float = 5.0) -> 
 
 async def next_exit(shims: Shims) -> Exited:
     """The next container that ends."""
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(15 * PATIENCE):
         return await anext(aiter(shims.exits()))
 
 
@@ -108,10 +109,10 @@ async def delete_all(shims: Shims, state: Path) -> None:
 @pytest.fixture
 async def shims(state: Path) -> AsyncIterator[Shims]:
     """Started shims; everything is deleted afterwards."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(30 * PATIENCE):
         shims = Shims(state)
         await shims.start()
     yield shims
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(30 * PATIENCE):
         await delete_all(shims, state)
         await shims.close()

@@ -18,6 +18,7 @@ from agent.logs import read
 from agent.shims import Shims, State
 from tests.host.shim.bundles import process
 from tests.host.shim.conftest import MakeBundle, alive, delete_all, eventually, next_exit
+from tests.patience import PATIENCE
 
 ROOT = Path(__file__).parents[3]
 
@@ -45,7 +46,7 @@ async def successor(state: Path) -> AsyncIterator[Shims]:
     """The agent that comes after; not started."""
     shims = Shims(state)
     yield shims
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(30 * PATIENCE):
         await delete_all(shims, state)
         await shims.close()
 

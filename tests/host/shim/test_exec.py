@@ -9,6 +9,7 @@ import pytest
 from agent.shims import ExecSession, ShimError, Shims
 from tests.host.shim.bundles import process
 from tests.host.shim.conftest import MakeBundle
+from tests.patience import PATIENCE
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ async def running(shims: Shims, bundle: MakeBundle) -> Shims:
 async def outcome(session: ExecSession) -> tuple[dict[str, bytes], int]:
     """All output by stream, and the exit code."""
     output: dict[str, bytes] = {}
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(15 * PATIENCE):
         async for stream, piece in session:
             output[stream] = output.get(stream, b"") + piece
         return output, await session.wait()
@@ -40,7 +41,7 @@ async def test_standard_input(running: Shims) -> None:
     data = bytes(range(256)) * 4096
     writer = asyncio.create_task(session.write(data))
     received = b""
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(15 * PATIENCE):
         async for _, piece in session:
             received += piece
             if len(received) == len(data):
@@ -78,7 +79,7 @@ async def test_a_command_that_does_not_exist(running: Shims) -> None:
 async def test_closing_kills(running: Shims, bundle: MakeBundle) -> None:
     """A session given up leaves no process."""
     session = await running.exec("c", process("sh", "-c", "echo $$; exec sleep 1000"))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(10 * PATIENCE):
         _, piece = await anext(aiter(session))
     await session.close()
     check = process("sh", "-c", f"kill -0 {piece.decode().strip()}")
@@ -86,7 +87,7 @@ async def test_closing_kills(running: Shims, bundle: MakeBundle) -> None:
     async def gone() -> bool:
         return (await outcome(await running.exec("c", check)))[1] != 0
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(10 * PATIENCE):
         while not await gone():
             await asyncio.sleep(0.05)
 
@@ -94,7 +95,7 @@ async def test_closing_kills(running: Shims, bundle: MakeBundle) -> None:
 async def test_the_end_of_the_container_ends_the_session(running: Shims) -> None:
     """The kernel kills it with the pid namespace, and the session says so."""
     session = await running.exec("c", process("sh", "-c", "echo up; exec sleep 1000"))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(10 * PATIENCE):
         await anext(aiter(session))
         await running.kill("c")
         assert await session.wait() == 137

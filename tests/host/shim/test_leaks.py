@@ -10,6 +10,7 @@ import pytest
 
 from agent.shims import Shims
 from tests.host.shim.conftest import MakeBundle, cgroups, next_exit, processes_of
+from tests.patience import PATIENCE
 
 CYCLES = 100
 
@@ -40,7 +41,7 @@ async def test_a_hundred_cycles_leave_nothing(
     before = counted(shims)
     for number in range(CYCLES):
         await cycle(f"cycle-{number}")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(5 * PATIENCE):
         while processes_of(state):
             await asyncio.sleep(0.01)
     assert counted(shims) == before

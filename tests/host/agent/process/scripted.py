@@ -33,6 +33,7 @@ from bayplan.wire._pb.bayplan.v1.dispatcher_pb2_grpc import (
     add_DispatcherServicer_to_server,
 )
 from bayplan.wire.convert import from_pb, to_pb
+from tests.patience import PATIENCE
 
 UPLINK, PEER = "agtt0", "agtt1"
 CONTROLLER, HOST = "10.199.77.1", "10.199.77.2"
@@ -41,7 +42,7 @@ CGROUP = "/bayplan-agent-test"
 SUBNET = "10.199.78.0/24"
 IMAGE = "bb:1"
 APPLETS = ("sh", "sleep", "cat", "echo", "httpd", "nc", "id", "kill", "true", "env", "hostname")
-DEADLINE_S = 15.0
+DEADLINE_S = 15.0 * PATIENCE
 
 
 def sh(command: str) -> str:

@@ -27,6 +27,7 @@ from bayplan.model.service import (
 from bayplan.model.task import DesiredState, Health, TaskState
 from bayplan.wire._pb.bayplan.v1 import dispatcher_pb2 as pb
 from tests.host.agent.process.scripted import HOST, Controller, Machine, an_assignment, sh
+from tests.patience import PATIENCE
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
 QUICK_STOP = StopPolicy(grace_s=0.2)
@@ -126,7 +127,7 @@ async def test_secrets_volumes_logs_and_exec(controller: Controller, machine: Ma
     await controller.until_state("t1", "running")
     incoming, _ = await controller.open("t1", logs=pb.LogsRequest(task="web.1.1", follow=True))
     lines: list[bytes] = []
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(10 * PATIENCE):
         while len(lines) < 2:
             frame = await incoming.get()
             lines.extend(line.line for line in frame.logs.lines)
@@ -137,7 +138,7 @@ async def test_secrets_volumes_logs_and_exec(controller: Controller, machine: Ma
     await outgoing.put(pb.TunnelFrame(exec_input=pb.ExecInput(stdin=b"typed\n")))
     await outgoing.put(pb.TunnelFrame(exec_input=pb.ExecInput(stdin_closed=True)))
     output, code = b"", None
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(10 * PATIENCE):
         while (frame := await incoming.get()) is not None:
             output += frame.exec_output.stdout
             if frame.exec_output.WhichOneof("output") == "exit_code":
