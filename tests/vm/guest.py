@@ -188,7 +188,15 @@ def payload(folder: Path, command: list[str]) -> Path:
         if (ROOT / name).exists():
             shutil.copy(ROOT / name, tree / name)
     leave_out = shutil.ignore_patterns(
-        "__pycache__", "ruff*", "mypy*", "uv", "uv-*", "helm_python*", "kubernetes*", "pip*", "ortools*"
+        "__pycache__",
+        "ruff*",
+        "mypy*",
+        "uv",
+        "uv-*",
+        "helm_python*",
+        "kubernetes*",
+        "pip*",
+        "ortools*",
     )
     shutil.copytree(sysconfig.get_path("purelib"), tree / "site", ignore=leave_out, symlinks=True)
     scripts = {"bay": "bayplan.cli.main", "bayplan-agent": "agent.__main__"}
