@@ -1,0 +1,1 @@
+"""The daemon of a host: runs what the controller assigned, and goes on without it."""

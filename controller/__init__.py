@@ -1,0 +1,1 @@
+"""Keeps what operators asked for and decides what runs where; one of several leads."""

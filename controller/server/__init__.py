@@ -1,0 +1,1 @@
+"""What operators and agents call, who may, and what they are answered."""

@@ -1,0 +1,1 @@
+"""What is asked by HTTP: metrics, service discovery, readiness."""
