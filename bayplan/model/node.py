@@ -28,6 +28,40 @@ class NodeCondition:
     since_at: float = 0.0
 
 
+class TaintEffect(StrEnum):
+    """REFUSE: nothing new is placed there. AVOID: only where nothing else will do. EVICT: also
+    what runs there has to leave."""
+
+    REFUSE = "refuse"
+    AVOID = "avoid"
+    EVICT = "evict"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taint:
+    """Keeps tasks off a node that do not tolerate it."""
+
+    key: str
+    value: str = ""
+    effect: TaintEffect = TaintEffect.REFUSE
+
+    @property
+    def text(self) -> str:
+        """`gpu=a100:refuse`, as it is typed."""
+        return f"{self.key}{'=' + self.value if self.value else ''}:{self.effect}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """One device that tasks can ask for by `name`; `id` tells those of one name apart. `paths`
+    are the device nodes that a container gets with it."""
+
+    name: str
+    id: str
+    model: str = ""
+    paths: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
     """Written by the controller: what operators set, and what joining fixed.
@@ -44,6 +78,7 @@ class Node:
     subnet: str = ""
     certificate_serials: tuple[str, ...] = ()
     joined_at: float = 0.0
+    taints: tuple[Taint, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +93,7 @@ class NodeReport:
     agent_version: str = ""
     boot_id: str = ""
     conditions: tuple[NodeCondition, ...] = ()
+    devices: tuple[Device, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -53,6 +53,28 @@ class ConstraintOperator(StrEnum):
     NOT_IN = "not_in"
     EXISTS = "exists"
     NOT_EXISTS = "not_exists"
+    MATCHES = "matches"
+    GE = "ge"
+    GT = "gt"
+    LE = "le"
+    LT = "lt"
+
+
+class PlacementPolicy(StrEnum):
+    """CLUSTER: what the cluster's controller is configured to do for those who say nothing."""
+
+    CLUSTER = "cluster"
+    SPREAD = "spread"
+    PACK = "pack"
+    BALANCE = "balance"
+
+
+class Sticky(StrEnum):
+    """Whether a slot's next task goes where its last one was."""
+
+    NO = "no"
+    PREFER = "prefer"
+    REQUIRE = "require"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,6 +180,16 @@ class StopPolicy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceRequest:
+    """Devices of one name on the task's node. `millis`: a multiple of 1000 for whole ones, which
+    nobody else gets then, or less than 1000 for a share of a single one. `model` empty: any."""
+
+    name: str
+    millis: int = 1000
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TaskTemplate:
     """Everything that restarts a task's container when it changes."""
 
@@ -180,12 +212,14 @@ class TaskTemplate:
     health: HealthCheck | None = None
     restart: RestartPolicy = field(default_factory=RestartPolicy)
     stop: StopPolicy = field(default_factory=StopPolicy)
+    devices: tuple[DeviceRequest, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Constraint:
-    """`key` is `label.NAME` or `attr.NAME`; `values` has one entry for eq and ne, none for
-    exists. `text` is what the operator typed, for explanations."""
+    """`key` is `label.NAME` or `attr.NAME`; `values` has one entry for comparisons, none for
+    exists. `matches` takes a glob (`*`, `?`, `[a-c]`); ge, gt, le and lt compare versions and
+    numbers part by part. `text` is what the operator typed, for explanations."""
 
     key: str
     operator: ConstraintOperator
@@ -209,10 +243,41 @@ class Spread:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Affinity:
+    """To be near, or apart from, the tasks of `service` (NAME in the same namespace, or
+    NAMESPACE/NAME): on nodes with the same value of the key `over`, or with another one.
+    `weight` 0: required; else 1 to 100, a wish."""
+
+    service: str
+    over: str = "node"
+    weight: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Toleration:
+    """Nodes with the taint `key` will do, where `value` is empty or the taint's own."""
+
+    key: str
+    value: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
+    """Where tasks may and should run. `distinct`: at most one task of the service per value of
+    these keys. `pool`: the nodes whose label `pool` has this value; empty: those without one;
+    `all`: any. `gang`: the tasks that wait are placed together or not at all."""
+
     require: tuple[Constraint, ...] = ()
     prefer: tuple[Preference, ...] = ()
     spread: tuple[Spread, ...] = ()
+    near: tuple[Affinity, ...] = ()
+    apart: tuple[Affinity, ...] = ()
+    distinct: tuple[str, ...] = ()
+    tolerate: tuple[Toleration, ...] = ()
+    pool: str = ""
+    policy: PlacementPolicy = PlacementPolicy.CLUSTER
+    sticky: Sticky = Sticky.NO
+    gang: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,7 +294,8 @@ class UpdatePolicy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceSpec:
-    """`replicas` None: keep what `bay scale` set, 1 for a new service."""
+    """`replicas` None: keep what `bay scale` set, 1 for a new service. A higher `priority` is
+    placed first, and may take the room of a lower one."""
 
     name: str
     template: TaskTemplate
@@ -238,6 +304,7 @@ class ServiceSpec:
     replicas: int | None = None
     placement: Placement = field(default_factory=Placement)
     update: UpdatePolicy = field(default_factory=UpdatePolicy)
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -72,6 +72,15 @@ class PublishedPort:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceShare:
+    """What a task has of one device of its node: 1000 thousandths are all of it."""
+
+    name: str
+    id: str
+    millis: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """Desired: written by the controller alone. `node` empty: not placed yet. `uid` is derived
     from (service uid, slot, attempt) and names everything of the task on its host."""
@@ -91,6 +100,7 @@ class Task:
     created_at: float = 0.0
     not_before_at: float = 0.0
     reason: str = ""
+    devices: tuple[DeviceShare, ...] = ()
 
     @property
     def name(self) -> str:

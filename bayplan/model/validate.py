@@ -12,7 +12,9 @@ from dataclasses import dataclass
 
 from bayplan.model.secret import Secret
 from bayplan.model.service import (
+    Affinity,
     Constraint,
+    ConstraintOperator,
     HealthCheck,
     Mount,
     MountKind,
@@ -23,6 +25,7 @@ from bayplan.model.service import (
     SecretReference,
     ServiceSpec,
     Spread,
+    Sticky,
     TaskTemplate,
     UpdatePolicy,
 )
@@ -30,6 +33,9 @@ from bayplan.model.service import (
 Path = tuple[str | int, ...]
 
 REPLICAS_MAX = 100_000
+PRIORITY_MAX = 1000
+AFFINITIES_MAX = 20
+GLOB_MAX = 200
 PORTS_MAX = 100
 MOUNTS_MAX = 100
 ENV_MAX = 1_000
@@ -86,7 +92,8 @@ def validate(spec: ServiceSpec) -> list[Problem]:
         *_labels(spec.labels),
         *_replicas(spec.replicas),
         *_template(spec.template),
-        *_placement(spec.placement),
+        *_placement(spec),
+        *_priority(spec.priority),
         *_update(spec.update),
     ]
 
@@ -155,6 +162,7 @@ def _template(template: TaskTemplate) -> Iterator[Problem]:
     yield from _env(template)
     yield from _identity(template)
     yield from _resources(template)
+    yield from _devices(template)
     yield from _ports(template)
     yield from _mounts(template)
     yield from _files(template)
@@ -227,6 +235,7 @@ def _resources(template: TaskTemplate) -> Iterator[Problem]:
         ("cpu", resources.cpu_millis),
         ("memory", resources.memory_bytes),
         ("pids", resources.pids),
+        ("disk", resources.disk_bytes),
     ):
         if amount < 0:
             yield Problem(("resources", name), "is less than nothing; write more than 0")
@@ -234,6 +243,19 @@ def _resources(template: TaskTemplate) -> Iterator[Problem]:
         yield Problem(
             ("resources", "memory"), "is too little for any process to start; write at least 4MiB"
         )
+
+
+def _devices(template: TaskTemplate) -> Iterator[Problem]:
+    seen: set[str] = set()
+    for device in template.devices:
+        path: Path = ("resources", "devices", device.name)
+        if _LABEL_KEY.fullmatch(device.name) is None:
+            yield Problem(path, f'"{device.name[:80]}" is not a name; write e.g. gpu')
+        if device.name in seen:
+            yield Problem(path, "stands twice; leave one out")
+        seen.add(device.name)
+        if device.millis <= 0 or (device.millis > 1000 and device.millis % 1000):
+            yield Problem((*path, "count"), "is neither whole nor a share of one; write 1 or 0.5")
 
 
 def _ports(template: TaskTemplate) -> Iterator[Problem]:
@@ -457,7 +479,15 @@ def _capabilities(template: TaskTemplate) -> Iterator[Problem]:
                 )
 
 
-def _placement(placement: Placement) -> Iterator[Problem]:
+def _priority(priority: int) -> Iterator[Problem]:
+    if abs(priority) > PRIORITY_MAX:
+        yield Problem(
+            ("priority",), f"{priority} is out of range; write -{PRIORITY_MAX} to {PRIORITY_MAX}"
+        )
+
+
+def _placement(spec: ServiceSpec) -> Iterator[Problem]:
+    placement = spec.placement
     for index, constraint in enumerate(placement.require):
         yield from _constraint(constraint, ("placement", "require", index))
     for index, preference in enumerate(placement.prefer):
@@ -468,18 +498,89 @@ def _placement(placement: Placement) -> Iterator[Problem]:
     seen: set[str] = set()
     for index, spread in enumerate(placement.spread):
         yield from _spread(spread, ("placement", "spread", index), seen)
+    yield from _affinities(spec)
+    for index, key in enumerate(placement.distinct):
+        yield from _key(key, ("placement", "distinct", index))
+        if key in placement.distinct[:index]:
+            yield Problem(("placement", "distinct", index), f"{key} stands twice; leave one out")
+    yield from _nodes_wanted(placement)
+
+
+def _nodes_wanted(placement: Placement) -> Iterator[Problem]:
+    for index, toleration in enumerate(placement.tolerate):
+        if _LABEL_KEY.fullmatch(toleration.key) is None:
+            yield Problem(
+                ("placement", "tolerate", index, "key"),
+                f'"{toleration.key[:80]}" is not the key of a taint; write e.g. gpu',
+            )
+    if placement.pool and _LABEL_KEY.fullmatch(placement.pool) is None:
+        yield Problem(
+            ("placement", "pool"), f'"{placement.pool[:80]}" is not a pool; write e.g. batch'
+        )
+    if placement.gang and placement.sticky is Sticky.REQUIRE:
+        yield Problem(
+            ("placement", "sticky"),
+            "cannot be require with gang: one full node would hold up all; write prefer",
+        )
+
+
+def _affinities(spec: ServiceSpec) -> Iterator[Problem]:
+    placement = spec.placement
+    for name, affinities in (("near", placement.near), ("apart", placement.apart)):
+        if len(affinities) > AFFINITIES_MAX:
+            yield Problem(
+                ("placement", name), f"has {len(affinities)} services; at most {AFFINITIES_MAX}"
+            )
+        for index, affinity in enumerate(affinities):
+            path: Path = ("placement", name, index)
+            yield from _affinity(affinity, path)
+            if affinity.service not in (spec.name, f"{spec.namespace}/{spec.name}"):
+                continue
+            if name == "apart":
+                yield Problem(
+                    path, f"is this service itself; write distinct: {affinity.over} or a spread"
+                )
+            elif affinity.weight:
+                yield Problem(
+                    (*path, "weight"), "makes no sense for the service itself; leave it out"
+                )
+    both = {(a.service, a.over) for a in placement.near if not a.weight}
+    for index, affinity in enumerate(placement.apart):
+        if not affinity.weight and (affinity.service, affinity.over) in both:
+            yield Problem(
+                ("placement", "apart", index),
+                f"{affinity.service} is required to be near as well; leave one out",
+            )
+
+
+def _affinity(affinity: Affinity, path: Path) -> Iterator[Problem]:
+    parts = affinity.service.split("/")
+    if len(parts) > 2 or any(_DNS_LABEL.fullmatch(p) is None for p in parts):
+        yield Problem(
+            (*path, "service"),
+            f'"{affinity.service[:130]}" is not a service; write NAME or NAMESPACE/NAME',
+        )
+    yield from _key(affinity.over, (*path, "over"))
+    if not 0 <= affinity.weight <= 100:
+        yield Problem((*path, "weight"), f"{affinity.weight} is out of range; write 1 to 100")
+
+
+def _key(key: str, path: Path) -> Iterator[Problem]:
+    if key != "node" and not key.startswith(("label.", "attr.")):
+        yield Problem(path, f'"{key[:80]}" is neither label.NAME, attr.NAME nor node')
 
 
 def _constraint(constraint: Constraint, path: Path) -> Iterator[Problem]:
+    if constraint.operator is ConstraintOperator.MATCHES and any(
+        len(v) > GLOB_MAX for v in constraint.values
+    ):
+        yield Problem(path, f"is longer than {GLOB_MAX} characters; write a shorter pattern")
     if not constraint.key.startswith(("label.", "attr.")):
         yield Problem(path, f'"{constraint.key[:80]}" is neither label.NAME nor attr.NAME')
 
 
 def _spread(spread: Spread, path: Path, seen: set[str]) -> Iterator[Problem]:
-    if spread.over != "node" and not spread.over.startswith(("label.", "attr.")):
-        yield Problem(
-            (*path, "over"), f'"{spread.over[:80]}" is neither label.NAME, attr.NAME nor node'
-        )
+    yield from _key(spread.over, (*path, "over"))
     if spread.over in seen:
         yield Problem((*path, "over"), f"{spread.over} stands twice; leave one out")
     seen.add(spread.over)

@@ -1,4 +1,4 @@
-"""Placement expressions: `label.disk == ssd`, `attr.arch in (amd64, arm64)`, `label.gpu exists`."""
+"""Placement expressions: `label.disk == ssd`, `attr.kernel >= 6.1`, `label.gpu exists`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,21 @@ EXAMPLE = "label.disk == ssd"
 
 _KEY = r"(?P<key>[A-Za-z][A-Za-z0-9._/-]*)"
 _WORD = r"[^\s(),=!\"']+"
-_COMPARE = re.compile(rf"{_KEY}\s*(?P<op>==|!=)\s*(?P<value>{_WORD}|\"[^\"]*\"|'[^']*')")
+_COMPARE = re.compile(
+    rf"{_KEY}\s*(?P<op>==|!=|~=|(?:version\s*)?[<>]=?)"
+    rf"\s*(?P<value>{_WORD}|\"[^\"]*\"|'[^']*')"
+)
 _SET = re.compile(rf"{_KEY}\s+(?P<op>(?:not\s+)?in)\s*\((?P<values>[^()]*)\)")
 _EXISTS = re.compile(rf"{_KEY}\s+(?P<op>(?:not\s+)?exists)")
+_OPERATORS = {
+    "==": ConstraintOperator.EQ,
+    "!=": ConstraintOperator.NE,
+    "~=": ConstraintOperator.MATCHES,
+    ">=": ConstraintOperator.GE,
+    ">": ConstraintOperator.GT,
+    "<=": ConstraintOperator.LE,
+    "<": ConstraintOperator.LT,
+}
 _KNOWN_KEY = re.compile(r"(label|attr)\.[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?")
 
 
@@ -25,7 +37,7 @@ def parse_constraint(text: str) -> Constraint:
     """The constraint a text stands for, with the text kept. Raises NotAConstraint."""
     stripped = text.strip()
     if match := _COMPARE.fullmatch(stripped):
-        operator = ConstraintOperator.EQ if match["op"] == "==" else ConstraintOperator.NE
+        operator = _OPERATORS[match["op"].removeprefix("version").strip()]
         values: tuple[str, ...] = (_unquote(match["value"]),)
     elif match := _SET.fullmatch(stripped):
         negated = match["op"].startswith("not")
@@ -72,9 +84,9 @@ def _why_not(text: str) -> str:
             f"{shown} has no closing parenthesis; put quotes around an expression with commas: "
             '"attr.arch in (amd64, arm64)"'
         )
-    if re.search(r"[^=!<>]=[^=]", text):
+    if re.search(r"[^=!<>~]=[^=]", text):
         return f"{shown} compares with a single =; write {EXAMPLE}"
     return (
         f"{shown} is not a placement expression; write e.g. {EXAMPLE}, "
-        "attr.arch in (amd64, arm64) or label.gpu exists"
+        "attr.arch in (amd64, arm64), attr.kernel >= 6.1, label.host ~= web-* or label.gpu exists"
     )

@@ -13,6 +13,8 @@ from typing import Any
 from bayplan.model.resources import Resources
 from bayplan.model.secret import Secret
 from bayplan.model.service import (
+    Affinity,
+    DeviceRequest,
     EnvVar,
     ExecCheck,
     HealthCheck,
@@ -30,10 +32,12 @@ from bayplan.model.service import (
     StopPolicy,
     TaskTemplate,
     TcpCheck,
+    Toleration,
     UpdatePolicy,
 )
 from bayplan.model.validate import SECRET_VALUE_BYTES_MAX, Problem
 from bayplan.spec.fields import (
+    AffinityFields,
     HealthFields,
     MountFields,
     PlacementFields,
@@ -58,6 +62,7 @@ def service(fields: ServiceFields, namespace: str) -> tuple[ServiceSpec, list[Pr
         template=_template(fields, problems),
         placement=_placement(fields.placement),
         update=_update(fields.update, fields.replicas, problems),
+        priority=fields.priority,
     )
     return spec, problems
 
@@ -86,6 +91,10 @@ def _template(fields: ServiceFields, problems: list[Problem]) -> TaskTemplate:
         health=_health(fields.health) if fields.health else None,
         restart=_restart(fields.restart),
         stop=StopPolicy(**_given(signal=fields.stop.signal, grace_s=fields.stop.grace)),
+        devices=tuple(
+            DeviceRequest(name=n, millis=d.count, model=d.model or "")
+            for n, d in fields.resources.devices.items()
+        ),
     )
 
 
@@ -117,11 +126,14 @@ def _env(fields: ServiceFields, problems: list[Problem]) -> tuple[EnvVar, ...]:
 def _resources(fields: ResourceFields, problems: list[Problem]) -> Resources:
     problems += [
         Problem(("resources", name), "must be more than 0; leave it out for no limit")
-        for name in ("cpu", "memory", "pids")
+        for name in ("cpu", "memory", "pids", "disk")
         if getattr(fields, name) == 0
     ]
     return Resources(
-        cpu_millis=fields.cpu or 0, memory_bytes=fields.memory or 0, pids=fields.pids or 0
+        cpu_millis=fields.cpu or 0,
+        memory_bytes=fields.memory or 0,
+        pids=fields.pids or 0,
+        disk_bytes=fields.disk or 0,
     )
 
 
@@ -198,7 +210,19 @@ def _placement(fields: PlacementFields) -> Placement:
         require=tuple(fields.require),
         prefer=tuple(Preference(constraint=p.match, weight=p.weight) for p in fields.prefer),
         spread=tuple(Spread(over=s.over, max_skew=s.max_skew) for s in fields.spread),
+        near=tuple(_affinity(a) for a in fields.near),
+        apart=tuple(_affinity(a) for a in fields.apart),
+        distinct=tuple(fields.distinct),
+        tolerate=tuple(Toleration(key=t.key, value=t.value or "") for t in fields.tolerate),
+        pool=fields.pool or "",
+        policy=fields.policy,
+        sticky=fields.sticky,
+        gang=fields.gang,
     )
+
+
+def _affinity(fields: AffinityFields) -> Affinity:
+    return Affinity(service=fields.service, over=fields.over, weight=fields.weight)
 
 
 def _update(fields: UpdateFields, replicas: int | None, problems: list[Problem]) -> UpdatePolicy:

@@ -12,8 +12,10 @@ from pydantic_core import core_schema
 from bayplan.model.service import (
     NetworkMode,
     OnFailure,
+    PlacementPolicy,
     Protocol,
     RestartCondition,
+    Sticky,
     UserNamespace,
 )
 from bayplan.spec.scalars import (
@@ -23,8 +25,10 @@ from bayplan.spec.scalars import (
     Duration,
     Expression,
     Mode,
+    Priority,
     Publish,
     SecretKey,
+    Share,
     Size,
     SpreadKey,
     Switch,
@@ -131,12 +135,23 @@ class MountFields(Fields):
     read_only: Switch = Field(default=False, description="refuse writes")
 
 
+class DeviceFields(Fields):
+    """Devices of one name; the short form `gpu: 1` gives the count alone."""
+
+    count: Share = Field(default=1000, description="whole ones: 2, or a share of one: 0.5")
+    model: Text | None = Field(default=None, description="only of this model")
+
+
 class ResourceFields(Fields):
     """What a task may use; the scheduler sets it aside."""
 
     cpu: Cpu | None = Field(default=None, description="cores: 0.5, or thousandths: 500m")
     memory: Size | None = Field(default=None, description="hard limit: 512MiB")
     pids: Count | None = Field(default=None, description="most processes and threads at once")
+    disk: Size | None = Field(default=None, description="room for volumes and written files: 10GiB")
+    devices: dict[str, Annotated[DeviceFields, short_form("count", {"type": "number"})]] = Field(
+        default={}, description="name: count, e.g. {gpu: 1}"
+    )
 
 
 class ExecCheckFields(Fields):
@@ -232,6 +247,23 @@ class SpreadFields(Fields):
     )
 
 
+class AffinityFields(Fields):
+    """Relation to the tasks of a service; short form: its name, over node, required."""
+
+    service: Text = Field(description="NAME in the same namespace, or NAMESPACE/NAME")
+    over: SpreadKey = Field(
+        default="node", description="what must be equal, or differ: node, label.NAME or attr.NAME"
+    )
+    weight: Count = Field(default=0, description="1 to 100: a wish; left out: required")
+
+
+class TolerationFields(Fields):
+    """A taint that does not keep the tasks off; short form: its key."""
+
+    key: Text = Field(description="key of the taint")
+    value: Text | None = Field(default=None, description="only with this value")
+
+
 class PlacementFields(Fields):
     """Where tasks may and should run."""
 
@@ -244,6 +276,30 @@ class PlacementFields(Fields):
     spread: Annotated[list[Annotated[SpreadFields, short_form("over", _TEXT)]], ONE_OR_MORE] = (
         Field(default=[], description="one spread, or a list of them")
     )
+    near: Annotated[list[Annotated[AffinityFields, short_form("service", _TEXT)]], ONE_OR_MORE] = (
+        Field(default=[], description="services whose tasks are to be close")
+    )
+    apart: Annotated[list[Annotated[AffinityFields, short_form("service", _TEXT)]], ONE_OR_MORE] = (
+        Field(default=[], description="services whose tasks are to be elsewhere")
+    )
+    distinct: Annotated[list[SpreadKey], ONE_OR_MORE_TEXTS] = Field(
+        default=[], description="at most one task of the service per value: node, label.rack"
+    )
+    tolerate: Annotated[
+        list[Annotated[TolerationFields, short_form("key", _TEXT)]], ONE_OR_MORE
+    ] = Field(default=[], description="taints of nodes that do not keep the tasks off")
+    pool: Text | None = Field(
+        default=None,
+        description="nodes with this value of label.pool; left out: those without; all: any",
+    )
+    policy: Annotated[PlacementPolicy, *choice(PlacementPolicy)] = Field(
+        default=PlacementPolicy.CLUSTER,
+        description="spread, pack (fewest nodes), balance (even load) or cluster (its default)",
+    )
+    sticky: Annotated[Sticky, *choice(Sticky)] = Field(
+        default=Sticky.NO, description="a slot's next task on its last node: no, prefer or require"
+    )
+    gang: Switch = Field(default=False, description="all waiting tasks are placed, or none")
 
 
 class UpdateFields(Fields):
@@ -296,7 +352,9 @@ class ServiceFields(Fields):
     working_dir: Text | None = Field(default=None, description="instead of the image's")
     user: Text | None = Field(default=None, description="name or uid, optionally :group")
     hostname: Text | None = Field(default=None, description="instead of the task's name")
-    resources: ResourceFields = Field(default=ResourceFields(), description="cpu, memory, pids")
+    resources: ResourceFields = Field(
+        default=ResourceFields(), description="cpu, memory, pids, disk, devices"
+    )
     ports: dict[str, Annotated[PortFields, short_form("container", {"type": "integer"})]] = Field(
         default={}, description="name: container port, or a mapping"
     )
@@ -318,9 +376,12 @@ class ServiceFields(Fields):
     )
     stop: StopFields = Field(default=StopFields(), description="signal and grace")
     placement: PlacementFields = Field(
-        default=PlacementFields(), description="require, prefer, spread"
+        default=PlacementFields(), description="require, prefer, spread, near, apart and more"
     )
     update: UpdateFields = Field(default=UpdateFields(), description="rolling update policy")
+    priority: Priority = Field(
+        default=0, description="-1000 to 1000; more is placed first and may take the room of less"
+    )
 
 
 class SecretFields(Fields):

@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from bayplan.model.service import Constraint
+from bayplan.model.validate import PRIORITY_MAX
 from bayplan.spec import units
 from bayplan.spec.constraint import NotAConstraint, check_key, parse_constraint
 from bayplan.spec.problems import did_you_mean, shorten
@@ -63,6 +64,27 @@ def whole_number(text: str) -> int:
     if number > COUNT_MAX:
         raise units.NotAnAmount(f'"{text}" is more than {COUNT_MAX}; write e.g. 3')
     return number
+
+
+def share(text: str) -> int:
+    """Thousandths of a device: whole ones, or less than a single one."""
+    if not re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,3})?", text) or not float(text):
+        raise units.NotAnAmount(f'"{shorten(text)}" is not a count; write e.g. 1 or 0.5')
+    millis = round(float(text) * 1000)
+    if millis > 1000 and millis % 1000:
+        raise units.NotAnAmount(
+            f'"{text}" is neither whole nor a share of one; write {millis // 1000} or 0.5'
+        )
+    return millis
+
+
+def priority(text: str) -> int:
+    """From -1000 to 1000."""
+    if not re.fullmatch(r"-?(0|[1-9][0-9]{0,3})", text) or abs(int(text)) > PRIORITY_MAX:
+        raise units.NotAnAmount(
+            f'"{shorten(text)}" is not a priority; write -{PRIORITY_MAX} to {PRIORITY_MAX}'
+        )
+    return int(text)
 
 
 def user_id(text: str) -> int:
@@ -162,6 +184,14 @@ _NUMERIC = ["string", "number"]
 Text = Annotated[str, BeforeValidator(_text), _schema(type=["string", "number", "boolean"])]
 Count = Annotated[
     int, BeforeValidator(_amount(whole_number, "3")), _schema(type="integer", minimum=0)
+]
+Share = Annotated[
+    int, BeforeValidator(_amount(share, "1")), _schema(type="number", exclusiveMinimum=0)
+]
+Priority = Annotated[
+    int,
+    BeforeValidator(_amount(priority, "10")),
+    _schema(type="integer", minimum=-PRIORITY_MAX, maximum=PRIORITY_MAX),
 ]
 UserId = Annotated[
     int, BeforeValidator(_amount(user_id, "1000")), _schema(type="integer", minimum=0)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from bayplan.model.service import Constraint, ConstraintOperator, Placement
+from bayplan.model.matching import holds
+from bayplan.model.service import Constraint, Placement
 
 
 def unfit(
@@ -26,12 +27,4 @@ def _holds(
         value: str | None = node
     else:
         value = (labels if family == "label" else attributes).get(name)
-    match constraint.operator:
-        case ConstraintOperator.EQ | ConstraintOperator.IN:
-            return value in constraint.values
-        case ConstraintOperator.NE | ConstraintOperator.NOT_IN:
-            return value not in constraint.values
-        case ConstraintOperator.EXISTS:
-            return value is not None
-        case ConstraintOperator.NOT_EXISTS:
-            return value is None
+    return holds(constraint, value)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bayplan.model.matching import holds
 from bayplan.model.resources import Resources
 from bayplan.model.service import Constraint, ConstraintOperator
 from bayplan.model.units import format_bytes, format_cpu
@@ -52,16 +53,7 @@ def constraint_rows(columns: Columns, constraint: Constraint) -> Bools:
     """The nodes a constraint holds for. A node without the key fails eq, in and exists, and
     passes ne, not_in and not_exists."""
     codes, values = columns.codes(constraint.key)
-    wanted = set(constraint.values)
-    match constraint.operator:
-        case ConstraintOperator.EQ | ConstraintOperator.IN:
-            good = [v in wanted for v in values]
-        case ConstraintOperator.NE | ConstraintOperator.NOT_IN:
-            good = [v not in wanted for v in values]
-        case ConstraintOperator.EXISTS:
-            good = [v is not None for v in values]
-        case ConstraintOperator.NOT_EXISTS:
-            good = [v is None for v in values]
+    good = [holds(constraint, v) for v in values]
     return np.array(good, dtype=np.bool_)[codes]
 
 
@@ -81,6 +73,16 @@ def negated(constraint: Constraint) -> str:
             return f"without {key}"
         case ConstraintOperator.NOT_EXISTS:
             return f"with {key}"
+        case ConstraintOperator.MATCHES:
+            return f"{key} not ~= {values}"
+        case ConstraintOperator.GE:
+            return f"{key} < {values}"
+        case ConstraintOperator.GT:
+            return f"{key} <= {values}"
+        case ConstraintOperator.LE:
+            return f"{key} > {values}"
+        case ConstraintOperator.LT:
+            return f"{key} >= {values}"
 
 
 def _by_row(say: Callable[[int], str]) -> Details:

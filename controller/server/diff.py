@@ -13,13 +13,16 @@ from typing import Any, Final
 
 from bayplan.model.resources import Resources
 from bayplan.model.service import (
+    Affinity,
     Constraint,
+    DeviceRequest,
     EnvVar,
     Preference,
     SecretReference,
     ServiceSpec,
     Spread,
     TaskTemplate,
+    Toleration,
 )
 
 _NAMED: Final = {"env": "name", "ports": "name", "mounts": "target", "files": "path"}
@@ -68,6 +71,14 @@ def _leaf(name: str, value: Any) -> str | None:
             return value.text or f"{value.key} {value.operator} {', '.join(value.values)}"
         case Preference():
             return f"{_leaf(name, value.constraint)} (weight {value.weight})"
+        case Affinity():
+            strength = f" (weight {value.weight})" if value.weight else ""
+            return f"{value.service} over {value.over}{strength}"
+        case Toleration():
+            return f"{value.key}={value.value}" if value.value else value.key
+        case DeviceRequest():
+            model = f" {value.model}" if value.model else ""
+            return f"{value.millis / 1000:g} {value.name}{model}"
         case Spread():
             return f"over {value.over}" + (f" (skew {value.max_skew})" if value.max_skew else "")
         case tuple():

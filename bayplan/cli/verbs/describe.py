@@ -137,6 +137,8 @@ def _resources(resources: Any) -> str:
         parts.append(f"memory {size(resources.memory_bytes)}")
     if resources.pids:
         parts.append(f"pids {resources.pids}")
+    if resources.disk_bytes:
+        parts.append(f"disk {size(resources.disk_bytes)}")
     return ", ".join(parts)
 
 

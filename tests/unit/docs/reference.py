@@ -38,6 +38,9 @@ _IN_WORDS = {
     ("ResourceFields", "cpu"): "no limit",
     ("ResourceFields", "memory"): "no limit",
     ("ResourceFields", "pids"): "no limit",
+    ("DeviceFields", "count"): "1",
+    ("AffinityFields", "weight"): "required",
+    ("PlacementFields", "pool"): "nodes without one",
     ("PortFields", "publish"): "not published",
 }
 

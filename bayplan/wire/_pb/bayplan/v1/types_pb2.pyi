@@ -139,6 +139,11 @@ class _ConstraintOperatorEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Con
     CONSTRAINT_OPERATOR_NOT_IN: _ConstraintOperator.ValueType  # 4
     CONSTRAINT_OPERATOR_EXISTS: _ConstraintOperator.ValueType  # 5
     CONSTRAINT_OPERATOR_NOT_EXISTS: _ConstraintOperator.ValueType  # 6
+    CONSTRAINT_OPERATOR_MATCHES: _ConstraintOperator.ValueType  # 7
+    CONSTRAINT_OPERATOR_GE: _ConstraintOperator.ValueType  # 8
+    CONSTRAINT_OPERATOR_GT: _ConstraintOperator.ValueType  # 9
+    CONSTRAINT_OPERATOR_LE: _ConstraintOperator.ValueType  # 10
+    CONSTRAINT_OPERATOR_LT: _ConstraintOperator.ValueType  # 11
 
 class ConstraintOperator(_ConstraintOperator, metaclass=_ConstraintOperatorEnumTypeWrapper): ...
 
@@ -149,6 +154,49 @@ CONSTRAINT_OPERATOR_IN: ConstraintOperator.ValueType  # 3
 CONSTRAINT_OPERATOR_NOT_IN: ConstraintOperator.ValueType  # 4
 CONSTRAINT_OPERATOR_EXISTS: ConstraintOperator.ValueType  # 5
 CONSTRAINT_OPERATOR_NOT_EXISTS: ConstraintOperator.ValueType  # 6
+CONSTRAINT_OPERATOR_MATCHES: ConstraintOperator.ValueType  # 7
+CONSTRAINT_OPERATOR_GE: ConstraintOperator.ValueType  # 8
+CONSTRAINT_OPERATOR_GT: ConstraintOperator.ValueType  # 9
+CONSTRAINT_OPERATOR_LE: ConstraintOperator.ValueType  # 10
+CONSTRAINT_OPERATOR_LT: ConstraintOperator.ValueType  # 11
+
+class _PlacementPolicy:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PlacementPolicyEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_PlacementPolicy.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    PLACEMENT_POLICY_UNSPECIFIED: _PlacementPolicy.ValueType  # 0
+    PLACEMENT_POLICY_CLUSTER: _PlacementPolicy.ValueType  # 1
+    PLACEMENT_POLICY_SPREAD: _PlacementPolicy.ValueType  # 2
+    PLACEMENT_POLICY_PACK: _PlacementPolicy.ValueType  # 3
+    PLACEMENT_POLICY_BALANCE: _PlacementPolicy.ValueType  # 4
+
+class PlacementPolicy(_PlacementPolicy, metaclass=_PlacementPolicyEnumTypeWrapper): ...
+
+PLACEMENT_POLICY_UNSPECIFIED: PlacementPolicy.ValueType  # 0
+PLACEMENT_POLICY_CLUSTER: PlacementPolicy.ValueType  # 1
+PLACEMENT_POLICY_SPREAD: PlacementPolicy.ValueType  # 2
+PLACEMENT_POLICY_PACK: PlacementPolicy.ValueType  # 3
+PLACEMENT_POLICY_BALANCE: PlacementPolicy.ValueType  # 4
+
+class _Sticky:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StickyEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Sticky.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    STICKY_UNSPECIFIED: _Sticky.ValueType  # 0
+    STICKY_NO: _Sticky.ValueType  # 1
+    STICKY_PREFER: _Sticky.ValueType  # 2
+    STICKY_REQUIRE: _Sticky.ValueType  # 3
+
+class Sticky(_Sticky, metaclass=_StickyEnumTypeWrapper): ...
+
+STICKY_UNSPECIFIED: Sticky.ValueType  # 0
+STICKY_NO: Sticky.ValueType  # 1
+STICKY_PREFER: Sticky.ValueType  # 2
+STICKY_REQUIRE: Sticky.ValueType  # 3
 
 class _RolloutState:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -268,6 +316,24 @@ NODE_STATE_READY: NodeState.ValueType  # 2
 NODE_STATE_SUSPECT: NodeState.ValueType  # 3
 NODE_STATE_LOST: NodeState.ValueType  # 4
 
+class _TaintEffect:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TaintEffectEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_TaintEffect.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    TAINT_EFFECT_UNSPECIFIED: _TaintEffect.ValueType  # 0
+    TAINT_EFFECT_REFUSE: _TaintEffect.ValueType  # 1
+    TAINT_EFFECT_AVOID: _TaintEffect.ValueType  # 2
+    TAINT_EFFECT_EVICT: _TaintEffect.ValueType  # 3
+
+class TaintEffect(_TaintEffect, metaclass=_TaintEffectEnumTypeWrapper): ...
+
+TAINT_EFFECT_UNSPECIFIED: TaintEffect.ValueType  # 0
+TAINT_EFFECT_REFUSE: TaintEffect.ValueType  # 1
+TAINT_EFFECT_AVOID: TaintEffect.ValueType  # 2
+TAINT_EFFECT_EVICT: TaintEffect.ValueType  # 3
+
 class _Severity:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -325,19 +391,22 @@ class Resources(message.Message):
     CPU_MILLIS_FIELD_NUMBER: builtins.int
     MEMORY_BYTES_FIELD_NUMBER: builtins.int
     PIDS_FIELD_NUMBER: builtins.int
+    DISK_BYTES_FIELD_NUMBER: builtins.int
     cpu_millis: builtins.int
     memory_bytes: builtins.int
     pids: builtins.int
+    disk_bytes: builtins.int
     def __init__(
         self,
         *,
         cpu_millis: builtins.int = ...,
         memory_bytes: builtins.int = ...,
         pids: builtins.int = ...,
+        disk_bytes: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["cpu_millis", b"cpu_millis", "memory_bytes", b"memory_bytes", "pids", b"pids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["cpu_millis", b"cpu_millis", "disk_bytes", b"disk_bytes", "memory_bytes", b"memory_bytes", "pids", b"pids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -616,6 +685,29 @@ class StopPolicy(message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
+class DeviceRequest(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    MILLIS_FIELD_NUMBER: builtins.int
+    MODEL_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    millis: builtins.int
+    model: builtins.str
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        millis: builtins.int = ...,
+        model: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["millis", b"millis", "model", b"model", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
 class TaskTemplate(message.Message):
     DESCRIPTOR: descriptor.Descriptor
 
@@ -638,6 +730,7 @@ class TaskTemplate(message.Message):
     HEALTH_FIELD_NUMBER: builtins.int
     RESTART_FIELD_NUMBER: builtins.int
     STOP_FIELD_NUMBER: builtins.int
+    DEVICES_FIELD_NUMBER: builtins.int
     image: builtins.str
     working_dir: builtins.str
     user: builtins.str
@@ -669,6 +762,8 @@ class TaskTemplate(message.Message):
     def restart(self) -> RestartPolicy: ...
     @builtins.property
     def stop(self) -> StopPolicy: ...
+    @builtins.property
+    def devices(self) -> containers.RepeatedCompositeFieldContainer[DeviceRequest]: ...
     def __init__(
         self,
         *,
@@ -691,10 +786,11 @@ class TaskTemplate(message.Message):
         health: HealthCheck | None = ...,
         restart: RestartPolicy | None = ...,
         stop: StopPolicy | None = ...,
+        devices: abc.Iterable[DeviceRequest] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["health", b"health", "resources", b"resources", "restart", b"restart", "stop", b"stop"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["args", b"args", "cap_add", b"cap_add", "cap_drop", b"cap_drop", "command", b"command", "env", b"env", "files", b"files", "health", b"health", "hostname", b"hostname", "image", b"image", "mounts", b"mounts", "network", b"network", "ports", b"ports", "read_only_rootfs", b"read_only_rootfs", "resources", b"resources", "restart", b"restart", "stop", b"stop", "user", b"user", "user_namespace", b"user_namespace", "working_dir", b"working_dir"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["args", b"args", "cap_add", b"cap_add", "cap_drop", b"cap_drop", "command", b"command", "devices", b"devices", "env", b"env", "files", b"files", "health", b"health", "hostname", b"hostname", "image", b"image", "mounts", b"mounts", "network", b"network", "ports", b"ports", "read_only_rootfs", b"read_only_rootfs", "resources", b"resources", "restart", b"restart", "stop", b"stop", "user", b"user", "user_namespace", b"user_namespace", "working_dir", b"working_dir"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -767,28 +863,99 @@ class Spread(message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
+class Affinity(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    SERVICE_FIELD_NUMBER: builtins.int
+    OVER_FIELD_NUMBER: builtins.int
+    WEIGHT_FIELD_NUMBER: builtins.int
+    service: builtins.str
+    over: builtins.str
+    weight: builtins.int
+    def __init__(
+        self,
+        *,
+        service: builtins.str = ...,
+        over: builtins.str = ...,
+        weight: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["over", b"over", "service", b"service", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class Toleration(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: builtins.int
+    VALUE_FIELD_NUMBER: builtins.int
+    key: builtins.str
+    value: builtins.str
+    def __init__(
+        self,
+        *,
+        key: builtins.str = ...,
+        value: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
 class Placement(message.Message):
     DESCRIPTOR: descriptor.Descriptor
 
     REQUIRE_FIELD_NUMBER: builtins.int
     PREFER_FIELD_NUMBER: builtins.int
     SPREAD_FIELD_NUMBER: builtins.int
+    NEAR_FIELD_NUMBER: builtins.int
+    APART_FIELD_NUMBER: builtins.int
+    DISTINCT_FIELD_NUMBER: builtins.int
+    TOLERATE_FIELD_NUMBER: builtins.int
+    POOL_FIELD_NUMBER: builtins.int
+    POLICY_FIELD_NUMBER: builtins.int
+    STICKY_FIELD_NUMBER: builtins.int
+    GANG_FIELD_NUMBER: builtins.int
+    pool: builtins.str
+    policy: PlacementPolicy.ValueType
+    sticky: Sticky.ValueType
+    gang: builtins.bool
     @builtins.property
     def require(self) -> containers.RepeatedCompositeFieldContainer[Constraint]: ...
     @builtins.property
     def prefer(self) -> containers.RepeatedCompositeFieldContainer[Preference]: ...
     @builtins.property
     def spread(self) -> containers.RepeatedCompositeFieldContainer[Spread]: ...
+    @builtins.property
+    def near(self) -> containers.RepeatedCompositeFieldContainer[Affinity]: ...
+    @builtins.property
+    def apart(self) -> containers.RepeatedCompositeFieldContainer[Affinity]: ...
+    @builtins.property
+    def distinct(self) -> containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    @builtins.property
+    def tolerate(self) -> containers.RepeatedCompositeFieldContainer[Toleration]: ...
     def __init__(
         self,
         *,
         require: abc.Iterable[Constraint] | None = ...,
         prefer: abc.Iterable[Preference] | None = ...,
         spread: abc.Iterable[Spread] | None = ...,
+        near: abc.Iterable[Affinity] | None = ...,
+        apart: abc.Iterable[Affinity] | None = ...,
+        distinct: abc.Iterable[builtins.str] | None = ...,
+        tolerate: abc.Iterable[Toleration] | None = ...,
+        pool: builtins.str = ...,
+        policy: PlacementPolicy.ValueType = ...,
+        sticky: Sticky.ValueType = ...,
+        gang: builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["prefer", b"prefer", "require", b"require", "spread", b"spread"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["apart", b"apart", "distinct", b"distinct", "gang", b"gang", "near", b"near", "policy", b"policy", "pool", b"pool", "prefer", b"prefer", "require", b"require", "spread", b"spread", "sticky", b"sticky", "tolerate", b"tolerate"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -852,9 +1019,11 @@ class ServiceSpec(message.Message):
     REPLICAS_FIELD_NUMBER: builtins.int
     PLACEMENT_FIELD_NUMBER: builtins.int
     UPDATE_FIELD_NUMBER: builtins.int
+    PRIORITY_FIELD_NUMBER: builtins.int
     name: builtins.str
     namespace: builtins.str
     replicas: builtins.int
+    priority: builtins.int
     @builtins.property
     def template(self) -> TaskTemplate: ...
     @builtins.property
@@ -873,10 +1042,11 @@ class ServiceSpec(message.Message):
         replicas: builtins.int | None = ...,
         placement: Placement | None = ...,
         update: UpdatePolicy | None = ...,
+        priority: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["_replicas", b"_replicas", "placement", b"placement", "replicas", b"replicas", "template", b"template", "update", b"update"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_replicas", b"_replicas", "labels", b"labels", "name", b"name", "namespace", b"namespace", "placement", b"placement", "replicas", b"replicas", "template", b"template", "update", b"update"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_replicas", b"_replicas", "labels", b"labels", "name", b"name", "namespace", b"namespace", "placement", b"placement", "priority", b"priority", "replicas", b"replicas", "template", b"template", "update", b"update"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__replicas: _TypeAlias = typing.Literal["replicas"]  # noqa: Y015
     _WhichOneofArgType__replicas: _TypeAlias = typing.Literal["_replicas", b"_replicas"]  # noqa: Y015
@@ -1075,6 +1245,29 @@ class PublishedPort(message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
+class DeviceShare(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    ID_FIELD_NUMBER: builtins.int
+    MILLIS_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    id: builtins.str
+    millis: builtins.int
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        id: builtins.str = ...,
+        millis: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["id", b"id", "millis", b"millis", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
 class Task(message.Message):
     DESCRIPTOR: descriptor.Descriptor
 
@@ -1093,6 +1286,7 @@ class Task(message.Message):
     CREATED_AT_FIELD_NUMBER: builtins.int
     NOT_BEFORE_AT_FIELD_NUMBER: builtins.int
     REASON_FIELD_NUMBER: builtins.int
+    DEVICES_FIELD_NUMBER: builtins.int
     namespace: builtins.str
     service: builtins.str
     service_uid: builtins.str
@@ -1109,6 +1303,8 @@ class Task(message.Message):
     reason: builtins.str
     @builtins.property
     def ports(self) -> containers.RepeatedCompositeFieldContainer[PublishedPort]: ...
+    @builtins.property
+    def devices(self) -> containers.RepeatedCompositeFieldContainer[DeviceShare]: ...
     def __init__(
         self,
         *,
@@ -1127,10 +1323,11 @@ class Task(message.Message):
         created_at: builtins.float = ...,
         not_before_at: builtins.float = ...,
         reason: builtins.str = ...,
+        devices: abc.Iterable[DeviceShare] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["attempt", b"attempt", "created_at", b"created_at", "desired", b"desired", "epoch", b"epoch", "generation", b"generation", "namespace", b"namespace", "node", b"node", "not_before_at", b"not_before_at", "ports", b"ports", "reason", b"reason", "service", b"service", "service_uid", b"service_uid", "slot", b"slot", "template_hash", b"template_hash", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["attempt", b"attempt", "created_at", b"created_at", "desired", b"desired", "devices", b"devices", "epoch", b"epoch", "generation", b"generation", "namespace", b"namespace", "node", b"node", "not_before_at", b"not_before_at", "ports", b"ports", "reason", b"reason", "service", b"service", "service_uid", b"service_uid", "slot", b"slot", "template_hash", b"template_hash", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1228,6 +1425,56 @@ class NodeCondition(message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
+class Taint(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: builtins.int
+    VALUE_FIELD_NUMBER: builtins.int
+    EFFECT_FIELD_NUMBER: builtins.int
+    key: builtins.str
+    value: builtins.str
+    effect: TaintEffect.ValueType
+    def __init__(
+        self,
+        *,
+        key: builtins.str = ...,
+        value: builtins.str = ...,
+        effect: TaintEffect.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["effect", b"effect", "key", b"key", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class Device(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    ID_FIELD_NUMBER: builtins.int
+    MODEL_FIELD_NUMBER: builtins.int
+    PATHS_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    id: builtins.str
+    model: builtins.str
+    @builtins.property
+    def paths(self) -> containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        id: builtins.str = ...,
+        model: builtins.str = ...,
+        paths: abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["id", b"id", "model", b"model", "name", b"name", "paths", b"paths"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
 class Node(message.Message):
     DESCRIPTOR: descriptor.Descriptor
 
@@ -1259,6 +1506,7 @@ class Node(message.Message):
     SUBNET_FIELD_NUMBER: builtins.int
     CERTIFICATE_SERIALS_FIELD_NUMBER: builtins.int
     JOINED_AT_FIELD_NUMBER: builtins.int
+    TAINTS_FIELD_NUMBER: builtins.int
     name: builtins.str
     uid: builtins.str
     cordoned: builtins.bool
@@ -1269,6 +1517,8 @@ class Node(message.Message):
     def labels(self) -> containers.ScalarMap[builtins.str, builtins.str]: ...
     @builtins.property
     def certificate_serials(self) -> containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    @builtins.property
+    def taints(self) -> containers.RepeatedCompositeFieldContainer[Taint]: ...
     def __init__(
         self,
         *,
@@ -1280,10 +1530,11 @@ class Node(message.Message):
         subnet: builtins.str = ...,
         certificate_serials: abc.Iterable[builtins.str] | None = ...,
         joined_at: builtins.float = ...,
+        taints: abc.Iterable[Taint] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["certificate_serials", b"certificate_serials", "cordoned", b"cordoned", "draining", b"draining", "joined_at", b"joined_at", "labels", b"labels", "name", b"name", "subnet", b"subnet", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["certificate_serials", b"certificate_serials", "cordoned", b"cordoned", "draining", b"draining", "joined_at", b"joined_at", "labels", b"labels", "name", b"name", "subnet", b"subnet", "taints", b"taints", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1319,6 +1570,7 @@ class NodeReport(message.Message):
     AGENT_VERSION_FIELD_NUMBER: builtins.int
     BOOT_ID_FIELD_NUMBER: builtins.int
     CONDITIONS_FIELD_NUMBER: builtins.int
+    DEVICES_FIELD_NUMBER: builtins.int
     address: builtins.str
     metrics_address: builtins.str
     agent_version: builtins.str
@@ -1331,6 +1583,8 @@ class NodeReport(message.Message):
     def allocatable(self) -> Resources: ...
     @builtins.property
     def conditions(self) -> containers.RepeatedCompositeFieldContainer[NodeCondition]: ...
+    @builtins.property
+    def devices(self) -> containers.RepeatedCompositeFieldContainer[Device]: ...
     def __init__(
         self,
         *,
@@ -1342,10 +1596,11 @@ class NodeReport(message.Message):
         agent_version: builtins.str = ...,
         boot_id: builtins.str = ...,
         conditions: abc.Iterable[NodeCondition] | None = ...,
+        devices: abc.Iterable[Device] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["allocatable", b"allocatable", "capacity", b"capacity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["address", b"address", "agent_version", b"agent_version", "allocatable", b"allocatable", "attributes", b"attributes", "boot_id", b"boot_id", "capacity", b"capacity", "conditions", b"conditions", "metrics_address", b"metrics_address"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["address", b"address", "agent_version", b"agent_version", "allocatable", b"allocatable", "attributes", b"attributes", "boot_id", b"boot_id", "capacity", b"capacity", "conditions", b"conditions", "devices", b"devices", "metrics_address", b"metrics_address"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
