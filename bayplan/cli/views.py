@@ -41,11 +41,15 @@ def status(view: Any, now: float) -> str:
     return str(view.status)
 
 
-def ports(template: Any) -> str:
-    """`http:80->8080/tcp`, comma between them."""
+def ports(template: Any, tasks: Iterable[Any] = ()) -> str:
+    """`http:80->8080/tcp`, comma between them. `tasks` (TaskView) know which port was picked
+    where the spec says auto; it is one for the whole service."""
+    picked = {port.name: port.host for view in tasks for port in view.task.ports}
     shown = []
     for port in template.ports:
-        outside = "auto->" if port.publish_auto else f"{port.publish}->" if port.publish else ""
+        found = picked.get(port.name)
+        auto = f"{found}(auto)->" if found else "auto->"
+        outside = auto if port.publish_auto else f"{port.publish}->" if port.publish else ""
         shown.append(f"{port.name}:{outside}{port.container}/{word(port, 'protocol')}")
     return ",".join(shown)
 

@@ -49,7 +49,7 @@ def _scalar(name: str, value: Any) -> str:
     if name.endswith("_s") and isinstance(value, int | float):
         return f"{value:g}s"
     if name == "mode" and isinstance(value, int):
-        return f"0o{value:o}"
+        return f"{value:04o}"
     return str(value)
 
 
@@ -82,7 +82,8 @@ def _leaf(name: str, value: Any) -> str | None:
         case Spread():
             return f"over {value.over}" + (f" (skew {value.max_skew})" if value.max_skew else "")
         case tuple():
-            return " ".join(_leaf(name, v) or repr(v) for v in value)
+            between = " " if all(isinstance(v, str) for v in value) else ", "
+            return between.join(_leaf(name, v) or repr(v) for v in value)
         case None:
             return ""
     if dataclasses.is_dataclass(value) or isinstance(value, Mapping):

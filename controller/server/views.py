@@ -221,7 +221,8 @@ def status_words(
 ) -> tuple[str, str]:
     """The service's status word and one sentence on it."""
     if service.deleting:
-        return "deleting", f"{len(tasks)} tasks are still to be removed"
+        count = "1 task is" if len(tasks) == 1 else f"{len(tasks)} tasks are"
+        return "deleting", f"{count} still to be removed"
     numbers = counts(tables, service, tasks, now)
     if service.stopped:
         running = sum(1 for t in tasks if task_state(t, status_of(tables, t)) not in FINAL)
@@ -352,7 +353,8 @@ def _drain_progress(tables: Tables, here: list[Task], reasons: Reasons, now: flo
         return "drained: no task is left"
     stopping = sum(1 for t in here if not live(tables, t))
     services = sorted({t.service for t in here})
-    text = f"{len(here)} tasks left, {stopping} of them stopping ({', '.join(services[:5])})"
+    count = "1 task" if len(here) == 1 else f"{len(here)} tasks"
+    text = f"{count} left, {stopping} of them stopping ({', '.join(services[:5])})"
     pending = [
         t
         for s in tables.tasks.values()

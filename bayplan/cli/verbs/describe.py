@@ -88,7 +88,7 @@ def describe_service(view: Any, now: float) -> str:
         ),
         ("Rollout", _rollout(view, now)),
         ("Image", template.image),
-        ("Ports", views.ports(template)),
+        ("Ports", views.ports(template, view.tasks)),
         ("Resources", _resources(template.resources)),
         ("Health", _health(template)),
         ("Placement", _placement(service.spec.placement)),

@@ -213,7 +213,7 @@ def test_node_shows_what_is_requested_and_what_a_drain_waits_for() -> None:
     tables = tables_of((one, running(one)), (two, running(two, state=TaskState.FAILED)), node=node)
     view = views.node_view(views.Index.of(tables), node, no_reason, NOW, detail=True)
     assert (view.tasks, view.requested.cpu_millis) == (1, 500)
-    assert view.drain_progress == "1 tasks left, 0 of them stopping (web)"
+    assert view.drain_progress == "1 task left, 0 of them stopping (web)"
     assert not view.node.certificate_serials
 
 
