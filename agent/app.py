@@ -108,7 +108,7 @@ class Agent:
         self._images = Images(
             config.state_dir / "images",
             Registries(
-                builtin=self._builtin_registry,
+                builtin=self._builtin_registries,
                 plain_http=frozenset(config.plain_http_registries),
             ),
         )
@@ -351,15 +351,18 @@ class Agent:
 
     # -- images and metrics ------------------------------------------------------------------
 
-    def _builtin_registry(self) -> Endpoint | None:
-        address = self._config.registry
-        if not address:
-            controller = self._session.controller if self._session else self._controllers[0]
-            address = f"{controller.rpartition(':')[0]}:{REGISTRY_PORT}"
+    def _builtin_registries(self) -> list[Endpoint]:
+        """One at each controller, the leader's first."""
+        addresses = [self._config.registry]
+        if not self._config.registry:
+            leader = [self._session.controller] if self._session else []
+            hosts = [c.rpartition(":")[0] for c in (*leader, *self._controllers)]
+            addresses = [f"{host}:{REGISTRY_PORT}" for host in dict.fromkeys(hosts)]
         if self._registry_tls is None:
             identity = self._identity
             self._registry_tls = client_context(identity.certificate, identity.key, identity.ca)
-        return Endpoint(host=address, tls=self._registry_tls, server_name=SERVER_NAME)
+        tls = self._registry_tls
+        return [Endpoint(host=host, tls=tls, server_name=SERVER_NAME) for host in addresses]
 
     async def _collect_images(self) -> None:
         """Drops images nobody runs, once the disk fills up; until then they save pulls."""

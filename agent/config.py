@@ -63,7 +63,7 @@ class AgentConfig:
 
     `reserve` is kept for the host itself: allocatable is what is left. `subnet` overrides the
     one the controller assigned. `uid_base`: the first id of the ranges tasks are given.
-    `registry`: the cluster's own one, where it is not on port 7445 of the controller.
+    `registry`: the cluster's own one, where there is not one on port 7445 of each controller.
     `plain_http_registries`: hosts that may be spoken to without TLS.
     """
 

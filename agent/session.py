@@ -14,9 +14,10 @@ Heartbeat ───────────────────────�
 Goodbye(back_within_s) ──────────────►
 ```
 
-Addresses are tried in turn, a follower's word leads to the leader. While there is no session the
-host goes on as it is; the next hello tells everything. Import this only once the zygote runs: it
-imports grpc.
+Addresses are tried in turn, a follower's word leads to the leader. Which controllers do not answer
+is said with the call, so that a follower keeps it until another one leads. While there is no
+session the host goes on as it is; the next hello tells everything. Import this only once the zygote
+runs: it imports grpc.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from grpc import aio
 
 from agent.identity import Identity, IdentityStore
 from bayplan import pki
-from bayplan.client import CHANNEL_OPTIONS, LEADER_KEY, Credentials
+from bayplan.client import CHANNEL_OPTIONS, GONE_KEY, LEADER_KEY, Credentials
 from bayplan.model.assignment import Assignment
 from bayplan.model.node import Node, NodeReport
 from bayplan.model.task import TaskStatus
@@ -43,7 +44,9 @@ from bayplan.wire.convert import from_pb, to_pb
 
 PROTOCOL: Final = 1
 FEATURES: Final = ("logs", "exec")
-HANDSHAKE_DEADLINE_S: Final = 5.0
+GOODBYE_DEADLINE_S: Final = 5.0
+HANDSHAKE_DEADLINE_S: Final = 8.0
+"""Longer than a follower keeps a call that waits for a new leader."""
 RETRY_MIN_S: Final = 0.2
 RETRY_MAX_S: Final = 5.0
 REFUSED_RETRY_S: Final = 10.0
@@ -86,6 +89,13 @@ class _Stream:
     in_flight: dict[int, tuple[TaskStatus, ...]] = field(default_factory=dict)
     # Local sequence of an assignment set to the one it had on this stream.
     sets: dict[int, int] = field(default_factory=dict)
+    writing: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def write(self, message: pb.AgentMessage) -> None:
+        """One message at a time: gRPC ends a call on which two are written at once. Raises
+        AioRpcError where the stream has ended."""
+        async with self.writing:
+            await _write(self.call, message)
 
 
 class _Redirected(Exception):
@@ -117,6 +127,7 @@ class Session:
         self._outgoing = asyncio.Event()
         self._local_sequence = 0
         self._failures = 0
+        self._gone: set[str] = set()  # controllers that did not answer when last tried
 
     @property
     def connected(self) -> bool:
@@ -149,8 +160,8 @@ class Session:
         if stream is not None:
             message = pb.Goodbye(reason=reason, back_within_s=BACK_WITHIN_S)
             try:
-                async with asyncio.timeout(HANDSHAKE_DEADLINE_S):
-                    await stream.call.write(pb.AgentMessage(goodbye=message))
+                async with asyncio.timeout(GOODBYE_DEADLINE_S):
+                    await stream.write(pb.AgentMessage(goodbye=message))
                     await stream.call.done_writing()
             except (aio.AioRpcError, asyncio.InvalidStateError, TimeoutError):
                 _log.warning("could not say goodbye", controller=stream.address)
@@ -172,6 +183,7 @@ class Session:
                 redirects += 1
                 leader = redirected.leader
                 delay = 0.0 if redirects <= REDIRECTS_MAX else delay
+                self._gone.discard(address)
             except aio.AioRpcError as error:
                 refused = error.code() in (
                     grpc.StatusCode.PERMISSION_DENIED,
@@ -180,9 +192,12 @@ class Session:
                 )
                 if refused:
                     delay = REFUSED_RETRY_S
+                if error.code() is grpc.StatusCode.UNAVAILABLE:
+                    self._gone.add(address)
                 self._failed(address, error.details() or error.code().name)
                 turn += 1
             except (TimeoutError, OSError) as error:
+                self._gone.add(address)
                 self._failed(address, str(error) or "no answer in time")
                 turn += 1
             await asyncio.sleep(delay)
@@ -200,7 +215,9 @@ class Session:
         """One session on `address`, until it ends. Returns where a new one is to begin at once."""
         identity = await asyncio.to_thread(self._identity.load)
         async with open_channel(address, identity) as channel:
-            call = DispatcherStub(channel).Session()
+            # A follower that knows of no other leader keeps the call until there is one.
+            gone = ",".join(sorted(self._gone - {address}))
+            call = DispatcherStub(channel).Session(metadata=[(GONE_KEY, gone)] if gone else None)
             try:
                 await self._greet(call, address)
                 stream = self._stream
@@ -235,6 +252,7 @@ class Session:
             raise TimeoutError("the controller ended the session before it said welcome")
         welcome = first.welcome
         self._failures = 0
+        self._gone.discard(address)
         self._stream = _Stream(
             call=call,
             address=address,
@@ -304,7 +322,7 @@ class Session:
             self._outgoing.clear()
             acks, self._acks = self._acks, []
             for ack in self._merge(stream, acks):
-                await _write(stream.call, pb.AgentMessage(ack=ack))
+                await stream.write(pb.AgentMessage(ack=ack))
             while self._dirty:
                 batch = tuple(self._dirty.values())[:BATCH_MAX]
                 for status in batch:
@@ -314,7 +332,7 @@ class Session:
                 message = pb.StatusBatch(
                     sequence=stream.sequence, statuses=[to_pb(s) for s in batch]
                 )
-                await _write(stream.call, pb.AgentMessage(statuses=message))
+                await stream.write(pb.AgentMessage(statuses=message))
 
     @staticmethod
     def _merge(
@@ -340,7 +358,7 @@ class Session:
         while True:
             before = loop.time()
             message = pb.Heartbeat(sent_at=self._clock())
-            await _write(stream.call, pb.AgentMessage(heartbeat=message))
+            await stream.write(pb.AgentMessage(heartbeat=message))
             await asyncio.sleep(stream.heartbeat_interval_s)
             stalled = loop.time() - before - stream.heartbeat_interval_s
             stream.heard_at += max(0.0, stalled)  # time this process did not have
@@ -354,7 +372,7 @@ class Session:
             await asyncio.sleep(REPORT_INTERVAL_S)
             report = await self._callbacks.report()
             if report != last:
-                await _write(stream.call, pb.AgentMessage(report=to_pb(report)))
+                await stream.write(pb.AgentMessage(report=to_pb(report)))
                 last = report
 
     # -- certificates ------------------------------------------------------------------------
@@ -437,7 +455,8 @@ async def _write(call: Any, message: pb.AgentMessage) -> None:
 
 
 def _leader(error: aio.AioRpcError) -> str | None:
+    """Whom a follower names, empty where it knows of nobody; None: it was no follower's answer."""
     for key, value in error.trailing_metadata() or ():
-        if key == LEADER_KEY and value:
+        if key == LEADER_KEY:
             return value.decode() if isinstance(value, bytes) else str(value)
     return None

@@ -32,6 +32,10 @@ HINT_KEY: Final = "bayplan-hint-bin"
 LEADER_KEY: Final = "bayplan-leader"
 """Trailing metadata of an error: its stable code, its advice (UTF-8), the leader's address."""
 
+GONE_KEY: Final = "bayplan-gone"
+"""Metadata of an agent's call for a session: addresses of controllers, by commas, that it cannot
+reach."""
+
 DEADLINE_S: Final = 30.0
 PATIENCE_S: Final = 15.0
 CONNECT_S: Final = 5.0

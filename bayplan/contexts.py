@@ -4,7 +4,7 @@
     contexts:
       prod:
         controllers: [10.0.0.1:7443, 10.0.0.2:7443]
-        registry: 10.0.0.1:7445
+        registry: [10.0.0.1:7445, 10.0.0.2:7445]
         ca: contexts/prod/ca.pem
         cert: contexts/prod/cert.pem
         key: contexts/prod/key.pem
@@ -36,11 +36,12 @@ _FIELDS = ("controllers", "registry", "ca", "cert", "key")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """`controllers` and `registry` are HOST:PORT; the paths name PEM files."""
+    """`controllers` and `registries` (one at each controller) are HOST:PORT; the paths name PEM
+    files."""
 
     name: str
     controllers: tuple[str, ...]
-    registry: str = ""
+    registries: tuple[str, ...] = ()
     ca: Path
     cert: Path
     key: Path
@@ -139,11 +140,16 @@ def _context(name: str, fields: Mapping[str, Any], directory: Path) -> Context:
     return Context(
         name=name,
         controllers=tuple(map(str, controllers)),
-        registry=str(fields.get("registry") or ""),
+        registries=_list(fields.get("registry") or ()),
         ca=directory / str(fields["ca"]),
         cert=directory / str(fields["cert"]),
         key=directory / str(fields["key"]),
     )
+
+
+def _list(value: Any) -> tuple[str, ...]:
+    """A list, or one without brackets."""
+    return tuple(map(str, value)) if isinstance(value, (list, tuple)) else (str(value),)
 
 
 def save_config(config: Config) -> None:
@@ -159,7 +165,7 @@ def save_config(config: Config) -> None:
         "contexts": {
             name: {
                 "controllers": list(c.controllers),
-                "registry": c.registry,
+                "registry": list(c.registries),
                 "ca": shown(c.ca),
                 "cert": shown(c.cert),
                 "key": shown(c.key),

@@ -65,6 +65,11 @@ class Seat:
         return term.guard if term else None
 
     @property
+    def leader(self) -> str:
+        leader = self.election.leader if self.election else None
+        return leader.id if leader else ""
+
+    @property
     def address(self) -> str:
         leader = self.election.leader if self.election else None
         return leader.address if leader else ""

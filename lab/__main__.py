@@ -138,6 +138,14 @@ def shell(obj: tuple[Lab, str], host: str, command: tuple[str, ...]) -> None:
     os.execvp(argv[0], argv)  # noqa: S606 - the operator's own command
 
 
+@cli.command()
+@click.argument("hosts", metavar="HOST...", nargs=-1, required=True)
+@_located
+def kill(obj: tuple[Lab, str], hosts: tuple[str, ...]) -> None:
+    """Power cut: end everything on the hosts at one moment; their disks remain."""
+    obj[0].kill(*hosts)
+
+
 def _on_host(name: str, act: Callable[[Lab, str], None], text: str) -> None:
     @cli.command(name, help=text)
     @click.argument("host")
@@ -156,7 +164,6 @@ def _on_controller(name: str, act: Callable[[Lab, str], None], text: str) -> Non
 
 _on_host("cut", Lab.cut, "Lose all packets of HOST, silently.")
 _on_host("heal", Lab.heal, "Undo cut.")
-_on_host("kill", Lab.kill, "Power cut: end everything on HOST at once; its disk remains.")
 _on_host("start", Lab.start, "Power HOST on.")
 _on_host("kill-agent", Lab.kill_daemon, "SIGKILL to the agent of HOST alone.")
 _on_host("start-agent", Lab.start_daemon, "Start the agent of HOST.")

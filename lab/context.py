@@ -54,7 +54,7 @@ def _save(directory: Path, lab: State, controllers: Controllers) -> None:
     made = contexts.Context(
         name=lab.name,
         controllers=controllers.endpoints,
-        registry=f"{addresses[0]}:{cluster.REGISTRY_PORT}",
+        registries=tuple(f"{address}:{cluster.REGISTRY_PORT}" for address in addresses),
         ca=ca,
         cert=cert,
         key=key,

@@ -16,9 +16,9 @@ from pathlib import Path
 from bayplan import contexts
 from bayplan.https import client_context
 from bayplan.model.errors import Unavailable
-from bayplan.oci.importing import RunDefaults, import_rootfs
+from bayplan.oci.importing import Imported, RunDefaults, import_everywhere
 from bayplan.oci.reference import parse
-from bayplan.oci.registry import Endpoint, RegistryClient
+from bayplan.oci.registry import Endpoint
 from bayplan.pki import SERVER_NAME
 from lab.machine import CHECKOUT
 
@@ -76,17 +76,21 @@ def rootfs() -> io.BytesIO:
 
 
 def push(config: Path, context: str, image: str = IMAGE) -> str:
-    """Put the image into the registry of a context; its digest."""
+    """Put the image into the registries of a context; its digest. Raises Unavailable where one
+    does not take it."""
     found = contexts.load_config(config).contexts[context]
     tls = client_context(found.cert, found.key, found.ca)
     defaults = RunDefaults(cmd=("/bin/serve",), env=("PATH=/bin",))
+    endpoints = [Endpoint(host, tls, server_name=SERVER_NAME) for host in found.registries]
 
-    async def work() -> str:
-        endpoint = Endpoint(found.registry, tls, server_name=SERVER_NAME)
-        async with RegistryClient(endpoint) as client, asyncio.timeout(IMPORT_LIMIT_S):
-            return await import_rootfs(client, rootfs(), parse(image), defaults)
+    async def work() -> Imported:
+        async with asyncio.timeout(IMPORT_LIMIT_S):
+            return await import_everywhere(endpoints, rootfs(), parse(image), defaults)
 
-    return asyncio.run(work())
+    imported = asyncio.run(work())
+    if imported.missed:
+        raise Unavailable("; ".join(imported.missed))
+    return imported.digest
 
 
 def answer(address: str) -> str:

@@ -176,13 +176,19 @@ class Lab:
             switch.heal(_on(now.machine(SWITCH)), host)
             self._save(now.with_machine(replace(now.machine(host), cut=False)))
 
-    def kill(self, host: str) -> None:
-        """A power cut: every process of the host ends at once; its disk remains."""
+    def kill(self, *hosts: str) -> None:
+        """A power cut: every process of the hosts ends at one moment; their disks remain."""
         with self._changing() as now:
-            found = now.machine(host)
-            machine.power_off(host, self.paths(host).top, found.init)
-            cgroups.remove(cgroups.root(now.name, host))
-            self._save(now.with_machine(replace(found, init=None, daemon=None, etcd=None)))
+            found = [now.machine(host) for host in hosts]
+            with ThreadPoolExecutor(len(found)) as pool:
+                list(pool.map(self._power_off, found))
+            for each in found:
+                cgroups.remove(cgroups.root(now.name, each.name))
+                now = now.with_machine(replace(each, init=None, daemon=None, etcd=None))
+            self._save(now)
+
+    def _power_off(self, found: Machine) -> None:
+        machine.power_off(found.name, self.paths(found.name).top, found.init)
 
     def start(self, host: str) -> None:
         """Power on: the host boots and starts what it had, controller or agent."""

@@ -6,12 +6,17 @@ import asyncio
 import errno
 import os
 import shutil
-from collections.abc import Callable, Collection, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import structlog
+
+from agent.images import copies
 from agent.images.content import Content, Image, check_layers
+from agent.images.copies import Copy
 from bayplan.model.errors import BayplanError, InvalidSpec
 from bayplan.oci.manifest import (
     INDEXES,
@@ -29,6 +34,8 @@ from bayplan.oci.registry import Endpoint, RegistryClient, RegistryError
 
 LAYERS_AT_ONCE_MAX = 3
 
+_log = structlog.get_logger(__name__)
+
 
 class ImageError(BayplanError):
     """An image cannot be had. `reason`: invalid, not_found, unreachable, malformed, disk_full,
@@ -44,18 +51,19 @@ class ImageError(BayplanError):
 
 @dataclass(frozen=True, slots=True)
 class Registries:
-    """Where references lead. `builtin` gives the endpoint of the cluster's own registry as it is
-    now (its certificate changes); `plain_http`: hosts that may be spoken to without TLS;
-    `credentials`: host -> (user name, password)."""
+    """Where references lead. `builtin` gives the endpoints of the cluster's own registries as they
+    are now: certificates change, and so does the leader, whose one comes first. `plain_http`:
+    hosts that may be spoken to without TLS; `credentials`: host -> (user name, password)."""
 
-    builtin: Callable[[], Endpoint | None]
+    builtin: Callable[[], Sequence[Endpoint]]
     plain_http: frozenset[str] = frozenset()
     credentials: Mapping[str, tuple[str, str]] = field(default_factory=dict, repr=False)
 
-    def endpoint(self, reference: Reference) -> Endpoint:
+    def endpoints(self, reference: Reference) -> Sequence[Endpoint]:
+        """At least one. Raises ImageError."""
         if not reference.host:
             found = self.builtin()
-            if found is None:
+            if not found:
                 raise ImageError(
                     "unreachable",
                     f"image {reference}: the built-in registry is not known yet",
@@ -63,12 +71,13 @@ class Registries:
                 )
             return found
         username, password = self.credentials.get(reference.host, ("", ""))
-        return Endpoint(
+        endpoint = Endpoint(
             host=reference.host,
             plain_http=reference.host in self.plain_http,
             username=username,
             password=password,
         )
+        return [endpoint]
 
 
 class Images:
@@ -86,7 +95,7 @@ class Images:
     async def ensure(self, reference: str, *, deadline_s: float) -> Image:
         """The image, pulled if it is not here; callers at the same time share one pull, which goes
         on when one of them gives up. A tag is asked for at the registry each time, and what is
-        here serves where the registry does not answer. Raises ImageError."""
+        here serves where no registry answers or has it any more. Raises ImageError."""
         pull = self._pulls.get(reference)
         if pull is None:
             pull = asyncio.create_task(self._pull(reference))
@@ -129,7 +138,10 @@ class Images:
         try:
             return await self._fetch(text, reference)
         except RegistryError as error:
-            if here is not None and error.retryable:
+            if here is not None and (error.retryable or error.missing):
+                _log.warning(
+                    "image used as it is here", image=text, digest=here.digest, error=str(error)
+                )
                 return here
             reason = "unreachable" if error.retryable else "not_found"
             message = f"image {text}: {error}"
@@ -143,21 +155,32 @@ class Images:
             raise ImageError("disk_full", message, retryable=True) from error
 
     async def _fetch(self, text: str, reference: Reference) -> Image:
-        async with RegistryClient(self._registries.endpoint(reference)) as client:
-            descriptor, data = await client.manifest(reference.name, reference.version)
-            if descriptor.media_type in INDEXES or b'"manifests"' in data[:4096]:
-                chosen = choose_platform(data, os.uname().machine)
-                descriptor, data = await client.manifest(reference.name, chosen.digest)
-            found = await asyncio.to_thread(self.content.image, text, descriptor.digest)
-            if found is None:
-                manifest = parse_manifest(data)
-                config = await self._config(client, reference.name, manifest)
-                check_layers(manifest, config)
-                layers = zip(manifest.layers, config.diff_ids, strict=True)
-                await _together(
-                    [self._layer(client, reference.name, layer, diff) for layer, diff in layers]
-                )
-                await asyncio.to_thread(self.content.put_blob, descriptor.digest, data)
+        endpoints = self._registries.endpoints(reference)
+        async with AsyncExitStack() as stack:
+            clients = [await stack.enter_async_context(RegistryClient(e)) for e in endpoints]
+            *first, last = await copies.find(clients, reference)
+            for copy in first:
+                try:
+                    return await self._fetch_copy(text, reference, copy)
+                except RegistryError as error:
+                    _log.warning("image copy not to be had", image=text, error=str(error))
+            return await self._fetch_copy(text, reference, last)
+
+    async def _fetch_copy(self, text: str, reference: Reference, copy: Copy) -> Image:
+        client, descriptor, data = copy.client, copy.descriptor, copy.data
+        if descriptor.media_type in INDEXES or b'"manifests"' in data[:4096]:
+            chosen = choose_platform(data, os.uname().machine)
+            descriptor, data = await client.manifest(reference.name, chosen.digest)
+        found = await asyncio.to_thread(self.content.image, text, descriptor.digest)
+        if found is None:
+            manifest = parse_manifest(data)
+            config = await self._config(client, reference.name, manifest)
+            check_layers(manifest, config)
+            layers = zip(manifest.layers, config.diff_ids, strict=True)
+            await _together(
+                [self._layer(client, reference.name, layer, diff) for layer, diff in layers]
+            )
+            await asyncio.to_thread(self.content.put_blob, descriptor.digest, data)
         async with self._remembering:
             await asyncio.to_thread(self._remember, text, descriptor.digest)
         image = await asyncio.to_thread(self.content.image, text, descriptor.digest)

@@ -16,7 +16,7 @@ from typing import IO, Any
 from bayplan.model.errors import InvalidSpec
 from bayplan.oci.manifest import CONFIG, LAYER, MANIFEST, Descriptor
 from bayplan.oci.reference import Reference
-from bayplan.oci.registry import RegistryClient
+from bayplan.oci.registry import Endpoint, RegistryClient, RegistryError
 
 CHUNK_BYTES = 1 << 20
 COMPRESSION_LEVEL = 3
@@ -67,6 +67,48 @@ def _checked(archive: IO[bytes], name: str) -> IO[bytes]:
         ) from None
     source.seek(0)
     return source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Imported:
+    """An image in most registries. `missed`: why not in the others."""
+
+    digest: str
+    missed: tuple[str, ...] = ()
+
+
+async def import_everywhere(
+    endpoints: Sequence[Endpoint],
+    archive: IO[bytes],
+    reference: Reference,
+    defaults: RunDefaults,
+    *,
+    name: str = "archive",
+) -> Imported:
+    """Into the registry of every controller, as `import_rootfs`. More than half must take it:
+    then whoever asks more than half hears of it. Raises InvalidSpec, RegistryError, which says
+    who has it already."""
+    digest, taken = "", []
+    failures: list[RegistryError] = []
+    for endpoint in endpoints:
+        archive.seek(0)
+        try:
+            async with RegistryClient(endpoint) as client:
+                digest = await import_rootfs(client, archive, reference, defaults, name=name)
+            taken.append(endpoint.host)
+        except RegistryError as error:
+            failures.append(error)
+    if len(endpoints) == 1 and failures:
+        raise failures[0]
+    if 2 * len(taken) <= len(endpoints):
+        said = "; ".join(str(failure) for failure in failures)
+        raise RegistryError(
+            f"{reference} is in {len(taken)} of {len(endpoints)} registries "
+            f"({', '.join(taken) or 'none'}), and more than half must have it: {said}",
+            retryable=any(failure.retryable for failure in failures),
+            hint="repeat it once the others answer",
+        )
+    return Imported(digest=digest, missed=tuple(map(str, failures)))
 
 
 async def import_rootfs(

@@ -22,6 +22,9 @@ DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_INDEX = "application/vnd.docker.distribution.manifest.list.v2+json"
 MANIFESTS = (MANIFEST, DOCKER_MANIFEST)
 INDEXES = (INDEX, DOCKER_INDEX)
+TAGGED_AT = "bayplan-tagged-at"
+"""Header of the built-in registry beside a manifest by tag: when the tag was set."""
+
 MANIFEST_BYTES_MAX = 4 << 20
 LAYERS_MAX = 500
 

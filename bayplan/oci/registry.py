@@ -19,7 +19,7 @@ from urllib.parse import urljoin, urlsplit
 import httpx
 
 from bayplan.model.errors import BayplanError
-from bayplan.oci.manifest import INDEXES, MANIFEST_BYTES_MAX, MANIFESTS, Descriptor
+from bayplan.oci.manifest import INDEXES, MANIFEST_BYTES_MAX, MANIFESTS, TAGGED_AT, Descriptor
 
 CHUNK_BYTES = 1 << 20
 ATTEMPTS_MAX = 4
@@ -28,14 +28,18 @@ _CHALLENGE = re.compile(r'(\w+)="([^"]*)"')
 
 
 class RegistryError(BayplanError):
-    """The registry refused, or cannot be reached. `retryable`: the same call may succeed later."""
+    """The registry refused, or cannot be reached. `retryable`: the same call may succeed later.
+    `missing`: it has not what was asked for."""
 
     code = "registry"
     exit_code = 6
 
-    def __init__(self, message: str, *, retryable: bool, hint: str = "") -> None:
+    def __init__(
+        self, message: str, *, retryable: bool, missing: bool = False, hint: str = ""
+    ) -> None:
         super().__init__(message, hint=hint)
         self.retryable = retryable
+        self.missing = missing
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,12 @@ class RegistryClient:
 
     async def manifest(self, name: str, version: str) -> tuple[Descriptor, bytes]:
         """A manifest or index by tag or digest, its digest verified. Raises RegistryError."""
+        _, descriptor, data = await self.tagged(name, version)
+        return descriptor, data
+
+    async def tagged(self, name: str, version: str) -> tuple[float, Descriptor, bytes]:
+        """As `manifest`, and when the tag was set (seconds since the epoch, by the registry's
+        clock) where it is the built-in registry and a tag; else 0."""
         accept = ", ".join((*MANIFESTS, *INDEXES))
         path = f"/v2/{name}/manifests/{version}"
         response = await self._send("GET", path, f"repository:{name}:pull", {"Accept": accept})
@@ -98,7 +108,8 @@ class RegistryClient:
                 f"{name}: the registry sent {digest} for {version}", retryable=False
             )
         media_type = response.headers.get("content-type", "").partition(";")[0]
-        return Descriptor(media_type, digest, len(data)), data
+        tagged_at = float(response.headers.get(TAGGED_AT, 0))
+        return tagged_at, Descriptor(media_type, digest, len(data)), data
 
     async def blob(self, name: str, blob: Descriptor, into: IO[bytes]) -> None:
         """Write a blob to `into` (empty, seekable), resuming where a connection breaks. Size and
@@ -316,7 +327,7 @@ class RegistryClient:
             return
         host = self.endpoint.host
         if status == 404:
-            raise RegistryError(f"{host} has no {what}", retryable=False)
+            raise RegistryError(f"{host} has no {what}", retryable=False, missing=True)
         if status in (401, 403):
             raise RegistryError(f"{host} refuses access to {what} ({status})", retryable=False)
         raise RegistryError(

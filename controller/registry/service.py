@@ -15,7 +15,14 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 
 from bayplan.model.errors import BayplanError, InvalidSpec, NotFound
-from bayplan.oci.manifest import INDEX, INDEXES, MANIFEST_BYTES_MAX, MANIFESTS, load_json
+from bayplan.oci.manifest import (
+    INDEX,
+    INDEXES,
+    MANIFEST_BYTES_MAX,
+    MANIFESTS,
+    TAGGED_AT,
+    load_json,
+)
 from bayplan.oci.reference import DIGEST, NAME, NAME_MAX, TAG
 from controller.registry.access import Access, AccessFile
 from controller.registry.storage import Storage
@@ -191,6 +198,10 @@ class Registry:
     async def _get_manifest(self, request: Request, name: str, version: str) -> Response:
         digest, media_type, data = await run_in_threadpool(self.storage.manifest, name, version)
         headers = {"Docker-Content-Digest": digest, "Content-Length": str(len(data))}
+        if version != digest:
+            headers[TAGGED_AT] = repr(
+                await run_in_threadpool(self.storage.tagged_at, name, version)
+            )
         content = b"" if request.method == "HEAD" else data
         return Response(content, media_type=media_type, headers=headers)
 

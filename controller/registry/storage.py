@@ -118,6 +118,13 @@ class Storage:
         except FileNotFoundError:
             raise NotFound(f"{name} has no manifest {digest}") from None
 
+    def tagged_at(self, name: str, tag: str) -> float:
+        """When the tag was last set, also where it stayed the same. Raises NotFound."""
+        try:
+            return (self._repository(name, "_tags") / tag).stat().st_mtime
+        except FileNotFoundError:
+            raise NotFound(f"{name} has no tag {tag}") from None
+
     def delete_manifest(self, name: str, version: str) -> None:
         """A tag: the tag alone. A digest: the manifest and every tag that points to it."""
         digest, _, _ = self.manifest(name, version)

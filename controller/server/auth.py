@@ -39,6 +39,7 @@ class Rule:
 
 CONTROL: Final = "/bayplan.v1.Control/"
 DISPATCHER: Final = "/bayplan.v1.Dispatcher/"
+SESSION: Final = DISPATCHER + "Session"
 JOIN: Final = "/bayplan.v1.Join/"
 
 _READ: Final = Rule(Need.VIEWER, leader=False)
@@ -77,7 +78,7 @@ RULES: Final[Mapping[str, Rule]] = {
     CONTROL + "SetIdentity": _ADMIN,
     CONTROL + "RemoveIdentity": _ADMIN,
     CONTROL + "RenewOperatorCertificate": Rule(Need.VIEWER),
-    DISPATCHER + "Session": _NODE,
+    SESSION: _NODE,
     DISPATCHER + "Tunnel": _NODE,
     DISPATCHER + "RenewCertificate": _NODE,
 }

@@ -7,6 +7,7 @@ The sessions live at the leader and end with its leadership; what they decide is
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import replace
@@ -14,6 +15,7 @@ from typing import Any, Final
 
 import structlog
 
+from bayplan.client import GONE_KEY
 from bayplan.model import errors
 from bayplan.wire._pb.bayplan.v1 import dispatcher_pb2 as dispatcher
 from bayplan.wire._pb.bayplan.v1.dispatcher_pb2_grpc import DispatcherServicer
@@ -31,7 +33,16 @@ from controller.store.base import Kind, Put
 log = structlog.get_logger(__name__)
 
 HELLO_S: Final = 10.0
+HOLD_S: Final = 4.0
+"""How long an agent that lost the leader is kept waiting to hear of the next one; then it looks
+itself whether the old one is back. Shorter than the time after which a new leader calls it lost."""
 TUNNELS_WAITING_MAX: Final = 256
+
+
+def _gone(context: Any) -> frozenset[str]:
+    """Controllers that the agent says it cannot reach."""
+    said = dict(context.invocation_metadata() or ()).get(GONE_KEY, "")
+    return frozenset(said.split(",")) if isinstance(said, str) else frozenset()
 
 
 def _ended(end: EndSession, leader: str) -> errors.BayplanError:
@@ -60,6 +71,7 @@ class Dispatcher(DispatcherServicer):
     def __init__(self) -> None:
         self._parts: Parts | None = None
         self._hub: SessionHub | None = None
+        self._led = asyncio.Event()
         self._connections: dict[str, _Connection] = {}
 
     def attach(self, parts: Parts) -> None:
@@ -72,9 +84,11 @@ class Dispatcher(DispatcherServicer):
 
     def lead(self, hub: SessionHub) -> None:
         self._hub = hub
+        self._led.set()
 
     def unlead(self) -> None:
         self._hub = None
+        self._led.clear()
 
     def ask(self, node: str, request: dispatcher.OpenTunnel) -> bool:
         """Ask the node to dial a tunnel. False: it has no session, or reads too slowly."""
@@ -88,14 +102,36 @@ class Dispatcher(DispatcherServicer):
         assert self._parts is not None, "attach() comes first"
         return self._parts
 
+    async def _leading(self, parts: Parts, gone: frozenset[str]) -> SessionHub:
+        """The hub, where this controller leads; else NotLeader as soon as another than `gone` does.
+        Where nobody does, the agent is kept waiting: it would otherwise ask again and again, and
+        find the new leader late. Raises NotLeader."""
+        deadline, before = time.monotonic() + HOLD_S, parts.leadership.leader
+        while self._hub is None:
+            leader, remaining_s = parts.leadership.address, deadline - time.monotonic()
+            known = leader in gone and parts.leadership.leader == before
+            elsewhere = leader not in ("", parts.addresses.control) and not known
+            if elsewhere or remaining_s <= 0:
+                raise errors.NotLeader(
+                    f"this controller does not lead; {leader or 'nobody'} does", leader=leader
+                )
+            changed = asyncio.ensure_future(parts.store.wait_changed(parts.store.tables.revision))
+            led = asyncio.ensure_future(self._led.wait())
+            try:
+                await asyncio.wait(
+                    {changed, led}, timeout=remaining_s, return_when=asyncio.FIRST_COMPLETED
+                )
+            finally:
+                changed.cancel()
+                led.cancel()
+                await asyncio.gather(changed, led, return_exceptions=True)
+        return self._hub
+
     async def Session(
         self, request_iterator: AsyncIterator[dispatcher.AgentMessage], context: Any
     ) -> AsyncIterator[dispatcher.ControllerMessage]:
-        parts, hub, node = self._ready(), self._hub, CALLER.get().name
-        if hub is None:
-            raise errors.NotLeader(
-                "this controller does not lead yet", leader=parts.leadership.address
-            )
+        parts, node = self._ready(), CALLER.get().name
+        hub = await self._leading(parts, _gone(context))
         first = await _first(request_iterator)
         connection = _Connection(hub.open(node, messages.hello(first.hello)))
         session = connection.session

@@ -20,7 +20,7 @@ from grpc import aio
 from bayplan import pki
 from bayplan.client import CODE_KEY, HINT_KEY, LEADER_KEY
 from bayplan.model import errors
-from controller.server.auth import CALLER, UNAUTHENTICATED, Rule, authorize, caller_of
+from controller.server.auth import CALLER, SESSION, UNAUTHENTICATED, Rule, authorize, caller_of
 from controller.store.base import Store, Tables
 
 T = TypeVar("T")
@@ -47,6 +47,11 @@ class Leadership(Protocol):
 
     @property
     def leads(self) -> bool: ...
+
+    @property
+    def leader(self) -> str:
+        """The id of the process that leads."""
+        ...
 
     @property
     def address(self) -> str: ...
@@ -233,7 +238,8 @@ class _Answering(aio.ServerInterceptor):
 
 
 class Gate(_Answering):
-    """For the mutually authenticated port."""
+    """For the mutually authenticated port. An agent's session is the dispatcher's to refuse: it
+    may wait for a leader."""
 
     def __init__(
         self, store: Store, leadership: Leadership, streams: Streams, count: Count
@@ -250,7 +256,8 @@ class Gate(_Answering):
         except errors.PermissionDenied as error:
             log.warning("call refused", method=method, caller=str(caller), reason=error.message)
             raise
-        require_leader(rule, self._leadership)
+        if method != SESSION:
+            require_leader(rule, self._leadership)
         CALLER.set(caller)
         return _Open(peer, method, rule)
 

@@ -29,14 +29,19 @@ def ls(settings: Settings) -> None:
                 "name": c.name,
                 "current": c.name == config.current,
                 "controllers": list(c.controllers),
-                "registry": c.registry,
+                "registry": list(c.registries),
             }
             for c in config.contexts.values()
         ]
         render.show(render.dump(found, settings.output))
         return
     rows = [
-        ["*" if c.name == config.current else " ", c.name, ",".join(c.controllers), c.registry]
+        [
+            "*" if c.name == config.current else " ",
+            c.name,
+            ",".join(c.controllers),
+            ",".join(c.registries),
+        ]
         for c in config.contexts.values()
     ]
     render.show(render.table(["USE", "NAME", "CONTROLLERS", "REGISTRY"], rows))
@@ -62,8 +67,16 @@ def use(settings: Settings, name: str) -> None:
 @click.option("--ca", type=click.Path(path_type=Path), required=True, help="CA certificate, PEM")
 @click.option("--cert", type=click.Path(path_type=Path), required=True, help="certificate, PEM")
 @click.option("--key", type=click.Path(path_type=Path), required=True, help="private key, PEM")
-@click.option("--registry", default="", metavar="HOST:PORT", help="the built-in registry")
-def add(settings: Settings, name: str, ca: Path, cert: Path, key: Path, registry: str) -> None:
+@click.option(
+    "--registry",
+    "registries",
+    multiple=True,
+    metavar="HOST:PORT",
+    help="the built-in registry; once for each controller's",
+)
+def add(
+    settings: Settings, name: str, ca: Path, cert: Path, key: Path, registries: tuple[str, ...]
+) -> None:
     """Add a context with certificates that are there already, and use it. Where the controllers
     are is said with --controller."""
     from bayplan.contexts import Context, check_name, load_config, save_config
@@ -76,7 +89,7 @@ def add(settings: Settings, name: str, ca: Path, cert: Path, key: Path, registry
     made = Context(
         name=check_name(name),
         controllers=settings.controllers,
-        registry=registry,
+        registries=registries,
         ca=ca.resolve(),
         cert=cert.resolve(),
         key=key.resolve(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,10 +13,11 @@ from bayplan.cli.settings import Settings, verb
 from bayplan.model.errors import DeadlineExceeded, InvalidSpec, Unavailable
 
 if TYPE_CHECKING:
-    from bayplan.oci.registry import RegistryClient
+    from bayplan.oci.registry import Endpoint, RegistryClient
 
 T = TypeVar("T")
 IMPORT_TIMEOUT_S = 600.0
+LIST_TIMEOUT_S = 30.0
 CALLS_MAX = 8
 
 
@@ -42,7 +43,7 @@ def ls(settings: Settings) -> None:
 
     from bayplan.cli import render
 
-    found = _with_registry(settings, find, 30.0)
+    found = _with_registries(settings, lambda endpoints: _first(endpoints, find), LIST_TIMEOUT_S)
     if settings.output in ("json", "yaml"):
         render.show(render.dump([{"name": n, "tags": t} for n, t in found], settings.output))
     elif found:
@@ -73,11 +74,14 @@ def import_(
     user: str,
     stop_signal: str,
 ) -> None:
-    """Make an image of a root file system in a tar archive (plain or gzipped) and push it."""
+    """Make an image of a root file system in a tar archive (plain or gzipped) and push it.
+
+    It goes to the registry of every controller of the context; more than half must take it.
+    """
     import shlex
 
     from bayplan.cli import render
-    from bayplan.oci.importing import RunDefaults, import_rootfs
+    from bayplan.oci.importing import Imported, RunDefaults, import_everywhere
     from bayplan.oci.reference import parse
 
     parsed = parse(reference)
@@ -97,27 +101,50 @@ def import_(
     except ValueError as error:
         raise InvalidSpec(f"cannot split the words: {str(error).lower()}") from None
 
-    async def push(registry: RegistryClient) -> str:
+    async def push(endpoints: Sequence[Endpoint]) -> Imported:
         with archive.open("rb") as file:
-            return await import_rootfs(registry, file, parsed, defaults, name=str(archive))
+            return await import_everywhere(endpoints, file, parsed, defaults, name=str(archive))
 
-    digest = _with_registry(settings, push, IMPORT_TIMEOUT_S)
-    render.show(f"{parsed} {digest}\n")
+    imported = _with_registries(settings, push, IMPORT_TIMEOUT_S)
+    for why in imported.missed:
+        click.echo(f"bay: {why}; repeat the import once it answers", err=True)
+    render.show(f"{parsed} {imported.digest}\n")
 
 
-def _with_registry(
-    settings: Settings, work: Callable[[RegistryClient], Coroutine[Any, Any, T]], limit_s: float
+async def _first(
+    endpoints: Sequence[Endpoint], work: Callable[[RegistryClient], Coroutine[Any, Any, T]]
 ) -> T:
-    """Run `work` with a client of the context's registry, within `--timeout`."""
+    """What the first registry says that answers."""
+    from bayplan.oci.registry import RegistryClient, RegistryError
+
+    for endpoint in endpoints[:-1]:
+        try:
+            async with RegistryClient(endpoint) as registry:
+                return await work(registry)
+        except RegistryError as error:
+            if not error.retryable:
+                raise
+            click.echo(f"bay: {error}; asking the next", err=True)
+    async with RegistryClient(endpoints[-1]) as registry:
+        return await work(registry)
+
+
+def _with_registries(
+    settings: Settings, work: Callable[[Sequence[Endpoint]], Coroutine[Any, Any, T]], limit_s: float
+) -> T:
+    """Run `work` with the context's registries, within `--timeout`."""
     import ssl
 
     from bayplan.https import client_context
-    from bayplan.oci.registry import Endpoint, RegistryClient
+    from bayplan.oci.registry import Endpoint
     from bayplan.pki import SERVER_NAME
 
     context = settings.chosen()
-    address = context.registry or settings.call(lambda c: c.get_version()).registry_address
-    if not address:
+    addresses = context.registries
+    if not addresses:
+        address = settings.call(lambda c: c.get_version()).registry_address
+        addresses = (address,) if address else ()
+    if not addresses:
         raise Unavailable(
             f"context {context.name} names no registry", hint="bay context add --registry"
         )
@@ -129,16 +156,16 @@ def _with_registry(
             hint="log in again with bay login",
         ) from None
     limit_s = settings.timeout_s or limit_s
+    endpoints = [Endpoint(address, tls, server_name=SERVER_NAME) for address in addresses]
 
     async def bounded() -> T:
-        async with RegistryClient(Endpoint(address, tls, server_name=SERVER_NAME)) as registry:
-            try:
-                async with asyncio.timeout(limit_s):
-                    return await work(registry)
-            except TimeoutError:
-                raise DeadlineExceeded(
-                    f"the registry {address} was not done within {limit_s:g}s",
-                    hint="give more time with --timeout",
-                ) from None
+        try:
+            async with asyncio.timeout(limit_s):
+                return await work(endpoints)
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"the registry {', '.join(addresses)} was not done within {limit_s:g}s",
+                hint="give more time with --timeout",
+            ) from None
 
     return asyncio.run(bounded())

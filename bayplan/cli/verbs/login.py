@@ -36,10 +36,10 @@ def command(settings: Settings, address: str, name: str, token_file: click.File 
     text = token_file.read(TOKEN_BYTES_MAX) if token_file else _ask()  # type: ignore[attr-defined]
     controllers = settings.controllers or (f"{host}:{CONTROL_PORT}",)
     context = asyncio.run(_login(f"{host}:{port}", text, name or host.strip("[]"), controllers))
-    registry = _registry(settings, context)
+    registries = _registries(context)
     print(f"logged in; context {context.name} is in use")
-    if registry is not None:
-        _remember(context, registry)
+    if registries:
+        _remember(context, registries)
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -83,20 +83,23 @@ async def _login(address: str, text: str, name: str, controllers: tuple[str, ...
     return made
 
 
-def _registry(settings: Settings, context: Context) -> str | None:
-    """Where the built-in registry is, None where the controller does not answer here."""
-    try:
-        asked = Settings(context=context.name, controllers=settings.controllers, timeout_s=10.0)
-        return asked.call(lambda client: client.get_version()).registry_address
-    except BayplanError as error:
-        print(f"bay: {error}; the certificate is kept", file=sys.stderr)
-        return None
+def _registries(context: Context) -> tuple[str, ...]:
+    """Where the controllers' registries are, of those that answer here."""
+    found = []
+    for address in context.controllers:
+        asked = Settings(context=context.name, controllers=(address,), timeout_s=10.0, quiet=True)
+        try:
+            found.append(asked.call(lambda client: client.get_version()).registry_address)
+        except BayplanError as error:
+            print(f"bay: {error}; the certificate is kept", file=sys.stderr)
+    return tuple(found)
 
 
-def _remember(context: Context, registry: str) -> None:
+def _remember(context: Context, registries: tuple[str, ...]) -> None:
     from dataclasses import replace
 
     from bayplan.contexts import load_config, save_config
 
     config = load_config()
-    save_config(config.with_context(replace(config.choose(context.name), registry=registry)))
+    chosen = replace(config.choose(context.name), registries=registries)
+    save_config(config.with_context(chosen))

@@ -27,7 +27,7 @@ async def push(registry: RunningRegistry, rootfs: io.BytesIO, name: str = "shop/
 
 
 def images(registry: RunningRegistry, root: Path, who: str = "node") -> Images:
-    return Images(root, Registries(builtin=lambda: registry.endpoint(who)))
+    return Images(root, Registries(builtin=lambda: [registry.endpoint(who)]))
 
 
 async def test_what_is_imported_can_be_pulled(
@@ -43,7 +43,7 @@ async def test_what_is_imported_can_be_pulled(
     assert image.digest == digest
     assert (image.config.cmd, image.config.env) == (("/bin/app",), ("A=1",))
     assert (image.layers[0] / "bin/app").stat().st_mode & 0o777 == 0o755
-    again = Images(tmp_path / "images", Registries(builtin=lambda: None))
+    again = Images(tmp_path / "images", Registries(builtin=list))
     assert again.find("shop/web:1") == image
 
 
