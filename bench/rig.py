@@ -66,7 +66,7 @@ def a_service(name: str, replicas: int, version: str = "a", **policy: Any) -> Se
         template=TaskTemplate(
             image=example.IMAGE,
             command=("sh", "-c", f": {version}; {WORK}"),
-            resources=Resources(cpu_millis=1, memory_bytes=8 << 20, pids=20),
+            resources=Resources(memory_bytes=8 << 20, pids=20),
             stop=StopPolicy(grace_s=5.0),
         ),
         placement=Placement(),

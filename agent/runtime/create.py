@@ -9,6 +9,7 @@ import resource
 import socket
 import stat
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from agent.runtime import cgroups, channel, options, rootfs
 from agent.runtime.bundle import Bundle
@@ -20,7 +21,7 @@ from agent.runtime.init import Init
 from agent.runtime.preloaded import Preloaded
 from agent.runtime.seccomp import compile as seccomp
 from agent.runtime.spawn import FLAGS, end, spawn
-from agent.runtime.spec import Config, IdMapping, Process
+from agent.runtime.spec import Config, IdMapping, Process, Resources
 from agent.runtime.stdio import Stdio
 
 _UID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,127}")
@@ -60,6 +61,7 @@ def create(
         master = _ready(ours)
         if master is not None:
             undo.callback(os.close, master)
+        _limit_cpu_time(cgroup, config)
         state = ContainerState(
             uid=uid, pid=pid, pid_start_ticks=start_ticks(pid), bundle=bundle.path,
             namespaces=tuple(config.linux.namespaces), cgroup=cgroup,
@@ -77,8 +79,17 @@ def _new_cgroup(
     cpuset = bool(wanted.cpuset_cpus or wanted.cpuset_mems)
     cgroup = cgroups.create(preloaded.hierarchy, path, cpuset=cpuset)
     undo.callback(remove, cgroup)
-    cgroups.apply(cgroup, wanted)
+    cgroups.apply(cgroup, replace(wanted, cpu_quota_us=None))
     return cgroup
+
+
+def _limit_cpu_time(cgroup: Cgroup, config: Config) -> None:
+    """Last of all limits: a container of a hundredth of a CPU would wait for its next share of
+    it for most of a second while it is only being prepared."""
+    wanted = config.linux.resources
+    if wanted.cpu_quota_us is not None:
+        limit = Resources(cpu_quota_us=wanted.cpu_quota_us, cpu_period_us=wanted.cpu_period_us)
+        cgroups.apply(cgroup, limit, new=False)
 
 
 def _spawn(init: Init, sibling: bool) -> tuple[int, int]:
