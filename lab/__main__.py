@@ -27,8 +27,8 @@ Next, with .venv/bin on your PATH (export PATH=$PWD/.venv/bin:$PATH):
   bay apply examples/web-v2.yaml     an update without a lost request
   bay apply examples/web-bad.yaml    one that fails, and rolls back by itself
   bay logs -f web                    what it writes
-  bay exec -it web.1.1 -- sh         a shell in it
-  bay lab kill h1; bay node ls       lose a host, and see its tasks come back elsewhere
+  bay exec -it web -- sh             a shell in it
+  bay lab kill h1; bay events -f     lose a host, and watch its tasks come back elsewhere
   make stop                          end all of it"""
 
 
@@ -94,13 +94,14 @@ def up(obj: tuple[Lab, str], hosts: int, controllers: int, subnet: str, no_conte
 
 @cli.command("try")
 @click.option("--hosts", default=3, show_default=True, help="how many")
+@click.option("--no-context", is_flag=True, help="leave ~/.config/bay as it is")
 @_located
-def tryout(obj: tuple[Lab, str], hosts: int) -> None:
+def tryout(obj: tuple[Lab, str], hosts: int, no_context: bool) -> None:
     """Bring a lab up, run the example on it and show it serving."""
     lab, name = obj
     if not lab.is_whole():
         lab.down(name)  # what an interrupted start left
-        lab.up(name, hosts, "", merge_context=True)
+        lab.up(name, hosts, "", merge_context=not no_context)
     machines = [(host.name, host.address) for host in lab.status() if host.role == "agent"]
     status = example.show(lab.directory, name, machines, click.echo)
     if status:

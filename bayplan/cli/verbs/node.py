@@ -184,7 +184,7 @@ def label(settings: Settings, node: str, labels: tuple[str, ...]) -> None:
 @command.add_command
 @verb("token")
 @click.argument("node", default="", metavar="[NODE]")
-@click.option("--lifetime", default="1h", metavar="TIME", help="at most 1h")
+@click.option("--lifetime", default="1h", metavar="TIME", help="at most, and by default, 1h")
 def token(settings: Settings, node: str, lifetime: str) -> None:
     """Print a token a host joins with; bound to a node's name where one is given."""
     lifetime_s = parse_duration(lifetime)

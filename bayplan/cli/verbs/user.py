@@ -71,7 +71,7 @@ def rm(settings: Settings, name: str) -> None:
 @command.add_command
 @verb("token")
 @click.argument("name")
-@click.option("--lifetime", default="1h", metavar="TIME", help="at most 1h")
+@click.option("--lifetime", default="1h", metavar="TIME", help="at most, and by default, 1h")
 def token(settings: Settings, name: str, lifetime: str) -> None:
     """Print a token with which a user logs in once: `bay login HOST`."""
     lifetime_s = parse_duration(lifetime)
