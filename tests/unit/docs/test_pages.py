@@ -37,11 +37,11 @@ def _commands(page: Path) -> list[list[str]]:
     text = page.read_text()
     lines = re.findall(r"`(bay [^`\n]+)`", text)
     for block in re.findall(r"^```\n(.*?)^```", text, re.M | re.S):
-        lines += re.findall(r"^\$? ?(?:BAY_CONFIG=\S+ )?(bay .+)$", block, re.M)
+        lines += re.findall(r"^\$? ?(?:BAY_CONFIG=\S+ |\(umask 077; )?(bay .+)$", block, re.M)
     found = []
     for line in lines:
         for part in re.split(r" [|>;] ?|; ", line.replace("…", "")):
-            words = shlex.split(re.sub(r"(^| )#.*", "", part))
+            words = shlex.split(re.sub(r"(^| )#.*|\)\s*$", "", part))
             if words[:1] == ["bay"]:
                 found.append(words[1:])
     return found
