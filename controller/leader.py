@@ -23,7 +23,7 @@ import structlog
 
 from controller.store.base import Deposed, Guard, Lead, Seat, StoreUnavailable
 
-TTL_S = 8
+TTL_S = 5
 """Seconds without a renewal after which another controller may lead."""
 
 RENEWALS_PER_TTL = 4

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,8 +40,23 @@ def serial_of(path: Path) -> str:
 
 @pytest.fixture
 def registry(tmp_path: Path) -> Iterator[RunningRegistry]:
+    _certify(tmp_path)
+    with _running(tmp_path, tmp_path / "registry") as made:
+        yield made
+
+
+@pytest.fixture
+def registries(tmp_path: Path) -> Iterator[tuple[RunningRegistry, ...]]:
+    """Three, as of three controllers."""
+    _certify(tmp_path)
+    with ExitStack() as stack:
+        roots = [tmp_path / f"registry{number}" for number in range(3)]
+        yield tuple(stack.enter_context(_running(tmp_path, root)) for root in roots)
+
+
+def _certify(folder: Path) -> None:
     authority = pki.make_ca("test")
-    (tmp_path / "ca.pem").write_text(authority.certificate_pem)
+    (folder / "ca.pem").write_text(authority.certificate_pem)
     kinds = {
         "server": pki.Holder.CONTROLLER,
         "node": pki.Holder.NODE,
@@ -49,29 +65,34 @@ def registry(tmp_path: Path) -> Iterator[RunningRegistry]:
     }
     for who, kind in kinds.items():
         made = pki.make_credentials(authority, kind, who, names=["localhost", "127.0.0.1"])
-        (tmp_path / f"{who}.pem").write_text(made.certificate_pem)
-        pki.write_private(tmp_path / f"{who}.key", made.key_pem)
+        (folder / f"{who}.pem").write_text(made.certificate_pem)
+        pki.write_private(folder / f"{who}.key", made.key_pem)
     holders = {
-        serial_of(tmp_path / "node.pem"): Holder("h1", Access.PULL),
-        serial_of(tmp_path / "operator.pem"): Holder("admin", Access.PUSH),
+        serial_of(folder / "node.pem"): Holder("h1", Access.PULL),
+        serial_of(folder / "operator.pem"): Holder("admin", Access.PUSH),
     }
-    access.write(tmp_path / "access.json", holders)
-    command = [sys.executable, "-m", "controller.registry", "--root", str(tmp_path / "registry")]
-    command += ["--listen", "127.0.0.1:0", "--access", str(tmp_path / "access.json")]
-    command += [
-        "--certificate",
-        str(tmp_path / "server.pem"),
-        "--key",
-        str(tmp_path / "server.key"),
-    ]
-    command += ["--ca", str(tmp_path / "ca.pem")]
+    access.write(folder / "access.json", holders)
+
+
+@contextmanager
+def _running(folder: Path, root: Path) -> Iterator[RunningRegistry]:
+    arguments = {
+        "root": root,
+        "listen": "127.0.0.1:0",
+        "access": folder / "access.json",
+        "certificate": folder / "server.pem",
+        "key": folder / "server.key",
+        "ca": folder / "ca.pem",
+    }
+    command = [sys.executable, "-m", "controller.registry"]
+    command += [f"--{name}={value}" for name, value in arguments.items()]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         assert process.stdin is not None
         address = process.stdout.readline().strip()
-        yield RunningRegistry(address, tmp_path, tmp_path / "registry", tmp_path / "access.json")
+        yield RunningRegistry(address, folder, root, folder / "access.json")
         process.stdin.close()  # what happens when the controller goes, however it goes
         assert process.wait(10) == 0
 
