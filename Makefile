@@ -64,7 +64,7 @@ test: check ## everything that is to pass before a change lands (root, under 15 
 .PHONY: test-vm
 test-vm: $(VENV)/dev.stamp ## the same on systemd and cgroup v2, in a guest that is thrown away (root)
 	$(BIN)/python -m tests.vm.guest --timeout 3000 \
-	  python3 -m pytest -q --color=no tests/host/runtime tests/host/shim tests/vm/inside
+	  BAYPLAN_TEST_PATIENCE=10 python3 -m pytest -q --color=no tests/host/runtime tests/host/shim tests/vm/inside
 
 .PHONY: soak
 soak: $(VENV)/dev.stamp ## what takes longer: thousands of start/stop cycles and seeds

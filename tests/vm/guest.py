@@ -13,6 +13,7 @@ Without hardware virtualisation the guest is emulated, and ten to forty times sl
 from __future__ import annotations
 
 import argparse
+import compileall
 import fcntl
 import hashlib
 import os
@@ -85,10 +86,12 @@ MASKED = (
     "dpkg-db-backup.timer", "e2scrub_all.timer", "systemd-udev-trigger.service", "etcd.service",
     "systemd-timesyncd.service", "systemd-random-seed.service", "nftables.service",
 )  # fmt: skip
+# /opt/bayplan is a virtual environment (site(3)), as `deploy/install` makes it, but that the
+# sources are the checkout's.
+VENV = "home = /usr/bin\ninclude-system-site-packages = false\n"
 CONSOLE_SCRIPT = """\
-#!/usr/bin/python3
+#!/opt/bayplan/bin/python
 import sys
-sys.path[:0] = ["/opt/bayplan", "/opt/bayplan/site"]
 from {module} import main
 sys.exit(main())
 """
@@ -181,36 +184,43 @@ def payload(folder: Path, command: list[str]) -> Path:
     """The second disk: the checkout, the Python packages, and what to run."""
     tree = folder / "tree"
     tree.mkdir()
-    ignore = shutil.ignore_patterns("__pycache__", ".hypothesis", "*.pyc")
+    ignore = shutil.ignore_patterns(".hypothesis")
     for name in TREE:
         shutil.copytree(ROOT / name, tree / name, ignore=ignore, symlinks=True)
     for name in ("pyproject.toml", "README.md"):
         if (ROOT / name).exists():
             shutil.copy(ROOT / name, tree / name)
-    leave_out = shutil.ignore_patterns(
-        "__pycache__",
-        "ruff*",
-        "mypy*",
-        "uv",
-        "uv-*",
-        "helm_python*",
-        "kubernetes*",
-        "pip*",
-        "ortools*",
-    )
-    shutil.copytree(sysconfig.get_path("purelib"), tree / "site", ignore=leave_out, symlinks=True)
-    scripts = {"bay": "bayplan.cli.main", "bayplan-agent": "agent.__main__"}
-    scripts["bayplan-controller"] = "controller.__main__"
-    (tree / "bin").mkdir()
-    for name, module in scripts.items():
-        path = tree / "bin" / name
-        path.write_text(CONSOLE_SCRIPT.format(module=module))
-        path.chmod(0o755)
+    # Compiling takes an emulated machine minutes. The files carry their sources' times along.
+    compileall.compile_dir(tree, ddir="/opt/bayplan", quiet=2)
+    environment(tree)
     (tree / "command").write_text(" ".join(command) + "\n")
     disk = folder / "payload.img"
     pack(tree, disk, 2 << 30)
     shutil.rmtree(tree)
     return disk
+
+
+def environment(tree: Path) -> None:
+    """The Python packages of this environment, and the programs, as a virtual environment."""
+    leave_out = shutil.ignore_patterns(
+        "ruff*", "mypy*", "uv", "uv-*", "helm_python*", "kubernetes*", "pip*", "ortools*",
+        "__editable__*",
+    )  # fmt: skip
+    shutil.copytree(sysconfig.get_path("purelib"), tree / "site", ignore=leave_out, symlinks=True)
+    (tree / "site/checkout.pth").write_text("/opt/bayplan\n")
+    (tree / "pyvenv.cfg").write_text(VENV)
+    packages = tree / "lib/python3.11/site-packages"
+    packages.parent.mkdir(parents=True)
+    packages.symlink_to("../../site")
+    (tree / "bin").mkdir()
+    (tree / "bin/python").symlink_to("/usr/bin/python3")
+    (tree / "bin/python3").symlink_to("python")
+    scripts = {"bay": "bayplan.cli.main", "bayplan-agent": "agent.__main__"}
+    scripts["bayplan-controller"] = "controller.__main__"
+    for name, module in scripts.items():
+        path = tree / "bin" / name
+        path.write_text(CONSOLE_SCRIPT.format(module=module))
+        path.chmod(0o755)
 
 
 def accelerator() -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.vm.inside.installed import Installed
+from tests.vm.inside.installed import CONTROLLER, Installed
 
 GUEST_MARK = Path("/usr/local/sbin/bayplan-job")
 TIMEOUT_S = 600
@@ -53,7 +53,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
         host.running("web", 2)
         yield host
     except BaseException:
-        print(host.journal())
+        print(host.journal(CONTROLLER), host.journal())
         raise
     finally:
         subprocess.run(["systemctl", "stop", "bayplan-agent", "bayplan-controller"], timeout=120)
