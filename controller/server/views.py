@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from bayplan.model.event import Event
-from bayplan.model.node import Node
+from bayplan.model.node import Node, NodeState
 from bayplan.model.resources import Resources
 from bayplan.model.service import Rollout, RolloutState, Service, TaskTemplate
 from bayplan.model.task import FINAL, DesiredState, Health, Task, TaskState, TaskStatus
@@ -90,8 +90,21 @@ def present(tables: Tables, task: Task) -> bool:
 
 
 def serving(tables: Tables, task: Task) -> bool:
+    """True where the task serves, as far as its node is heard from: what a silent node last said
+    of its tasks is no promise."""
     status = status_of(tables, task)
-    return status is not None and status.serving and task.desired is DesiredState.RUNNING
+    return (
+        status is not None
+        and status.serving
+        and task.desired is DesiredState.RUNNING
+        and not silent(tables, task)
+    )
+
+
+def silent(tables: Tables, task: Task) -> bool:
+    """True where the task's node is not heard from."""
+    stored = tables.nodestatus.get(("", task.node))
+    return stored is not None and stored.value.state in (NodeState.SUSPECT, NodeState.LOST)
 
 
 def why(tables: Tables, task: Task, reasons: Reasons, now: float) -> str:
@@ -109,6 +122,8 @@ def why(tables: Tables, task: Task, reasons: Reasons, now: float) -> str:
         return f"{ended(status)}; starts again in {duration(left)}"
     if state in FINAL:
         return ended(status)
+    if silent(tables, task):
+        return f"node {task.node} is not heard from; this is what it last said"
     if status.health is Health.UNHEALTHY:
         return status.message or "its health check fails"
     return status.message
@@ -144,14 +159,17 @@ def task_view(index: Index, task: Task, reasons: Reasons, now: float) -> control
     status = status_of(tables, task)
     state = task_state(task, status)
     before = index.made.get(task.uid)
+    unheard = silent(tables, task)
     moves = state is TaskState.PENDING or (status is not None and status.restarting_until_at)
+    moves = moves or unheard
     if before is not None and not moves and before[0] is task and before[1] is status:
         return before[2]
     number = types_pb2.TaskState.Value(enum_name(TaskState, state.name))
     view = control.TaskView(task=to_pb(task), state=number, why=why(tables, task, reasons, now))
     if status is not None:
         view.status.CopyFrom(to_pb(status))
-    index.made[task.uid] = (task, status, view)
+    if not unheard:
+        index.made[task.uid] = (task, status, view)
     return view
 
 
@@ -244,6 +262,8 @@ def _troubled(tables: Tables, tasks: Iterable[Task]) -> bool:
         if not live(tables, task):
             continue
         status = status_of(tables, task)
+        if silent(tables, task):
+            return True
         if status is not None and status.serving:
             continue
         if task.attempt > 1:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bayplan.model.node import Node
+from bayplan.model.node import Node, NodeState, NodeStatus
 from bayplan.model.resources import Resources
 from bayplan.model.service import (
     Rollout,
@@ -215,6 +215,25 @@ def test_node_shows_what_is_requested_and_what_a_drain_waits_for() -> None:
     assert (view.tasks, view.requested.cpu_millis) == (1, 500)
     assert view.drain_progress == "1 task left, 0 of them stopping (web)"
     assert not view.node.certificate_serials
+
+
+def test_tasks_of_a_silent_node_are_not_counted_as_ready() -> None:
+    """What a node last said is shown as such, and again as it is once the node is heard."""
+    one = a_task(1)
+    ready, status = tables_of((one, running(one))), running(one)
+    silent = replace(
+        ready,
+        nodestatus={
+            ("", one.node): Stored(NodeStatus(name=one.node, state=NodeState.SUSPECT), 1, b"")
+        },
+    )
+    made: views.Made = {}
+    for tables, count, said in ((ready, 1, False), (silent, 0, True), (ready, 1, False)):
+        assert views.counts(tables, SERVICE, [one], NOW).ready == count
+        view = views.task_view(views.Index.of(tables, made), one, no_reason, NOW)
+        assert ("is not heard from" in view.why) is said
+    word, _ = views.status_words(silent, SERVICE, [one], no_reason, NOW)
+    assert (word, status.serving) == ("degraded", True)
 
 
 @pytest.mark.parametrize(
