@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 LAB := .state/lab
 
 RUN_PACKAGES := python3-venv etcd-server nftables libnftables1 iproute2 libseccomp2 busybox-static
-TEST_PACKAGES := $(RUN_PACKAGES) prometheus docker-registry skopeo umoci runc
+TEST_PACKAGES := $(RUN_PACKAGES) prometheus docker-registry skopeo umoci runc crun podman
 
 .PHONY: help
 help: ## say what there is
@@ -59,7 +59,7 @@ check: $(VENV)/dev.stamp ## style, types, import contracts, generated code
 .PHONY: test
 test: check ## everything that is to pass before a change lands (root, under 15 minutes)
 	$(BIN)/python -m pytest -q -n 2 tests/unit tests/golden tests/simulation
-	$(BIN)/python -m pytest -q tests/integration tests/host tests/e2e
+	$(BIN)/python -m pytest -q -m "not soak" tests/integration tests/host tests/e2e
 
 .PHONY: test-vm
 test-vm: $(VENV)/dev.stamp ## the same on systemd and cgroup v2, in a guest that is thrown away (root)

@@ -1,54 +1,52 @@
-"""`python -m agent.runtime run --bundle DIR ID`: create, start, wait, delete."""
+"""`bayplan-runtime`: the runtime on the command line, as engines call it."""
 
 from __future__ import annotations
 
-import argparse
 import os
-import signal
 import sys
+import traceback
 from collections.abc import Sequence
-from pathlib import Path
 
-from agent.runtime import bundle, create, delete, preloaded, start
+from agent.runtime.cli import arguments, control, inspect, launch
+from agent.runtime.cli.log import Log
 from agent.runtime.failure import RuntimeFailure
-from agent.runtime.stdio import Stdio
 
-_FAILED = 126
+_FAILED = 1
+_VERBS = {
+    "create": launch.create_, "run": launch.run, "start": launch.start_, "exec": launch.exec_,
+    "state": inspect.state_, "list": inspect.list_, "ps": inspect.ps, "events": inspect.events,
+    "spec": inspect.spec, "features": inspect.features, "kill": control.kill_,
+    "delete": control.delete, "pause": control.pause_, "resume": control.resume,
+    "update": control.update_,
+}  # fmt: skip
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Exit code of the container's command, 128 + the signal that ended it, 126 where it could
-    not be started."""
-    parser = argparse.ArgumentParser(prog="agent.runtime")
-    verbs = parser.add_subparsers(dest="verb", required=True)
-    run = verbs.add_parser("run", help="create and start a container, wait for it, delete it")
-    run.add_argument("--bundle", type=Path, default=Path("."))
-    run.add_argument("id")
-    options = parser.parse_args(arguments)
+def main(given: Sequence[str] | None = None) -> int:
+    """Exit code: of the container's command for `run` and `exec` in the foreground (128 + the
+    signal that ended it), else 0; 1 where a verb failed."""
+    options = arguments.parser().parse_args(given)
+    if options.version:
+        sys.stdout.write(f"bayplan-runtime {inspect.VERSION}\nspec: {inspect.VERSION}\n")
+        return 0
+    log = Log(path=options.log, form=options.log_format)
+    if options.verb is None:
+        log.error(RuntimeFailure("give a verb; --help lists them"))
+        return _FAILED
     try:
-        return _run(options.id, options.bundle.resolve())
-    except RuntimeFailure as failure:
-        sys.stderr.write(f"{failure}\n")
+        if options.systemd_cgroup:
+            raise RuntimeFailure(
+                "--systemd-cgroup is not supported: this runtime makes its cgroups itself; set "
+                "the engine's cgroup manager to cgroupfs"
+            )
+        if options.rootless == "true" or os.geteuid():
+            raise RuntimeFailure("this runtime needs root")
+        return _VERBS[options.verb](options, log)
+    except (RuntimeFailure, OSError) as failure:
+        if options.debug:
+            traceback.print_exc()
+        log.error(failure)
         return _FAILED
 
 
-def _run(uid: str, path: Path) -> int:
-    loaded = bundle.load(path)
-    if loaded.config.process.terminal:
-        raise RuntimeFailure("run has no terminal to give", "process.terminal")
-    container = create.create(uid, loaded, Stdio(stdin=0, stdout=1, stderr=2), preloaded.load())
-    for warning in container.warnings:
-        sys.stderr.write(f"warning: {warning}\n")
-    try:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, lambda got, _: os.kill(container.pid, got))
-        start.start(container)
-    finally:
-        _, status = os.waitpid(container.pid, 0)
-        delete.delete(container.state)
-        container.close()
-    return 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -39,16 +39,17 @@ class Bundle:
 
 def load(path: Path) -> Bundle:
     """Read and validate; RuntimeFailure names the file or the JSON path that is wrong."""
-    config = parse.config(_read(path / "config.json"))
+    config = parse.config(read(path / "config.json"))
     layers_file = path / "layers.json"
-    layers = _layers(Field(_read(layers_file), "layers.json")) if layers_file.exists() else None
+    layers = _layers(Field(read(layers_file), "layers.json")) if layers_file.exists() else None
     bundle = Bundle(path=path, config=config, layers=layers)
     if layers is None and not bundle.rootfs.is_dir():
         raise RuntimeFailure(f'"{bundle.rootfs}" is not a directory', "root.path")
     return bundle
 
 
-def _read(path: Path) -> object:
+def read(path: Path) -> object:
+    """A JSON document of at most 16 MiB."""
     try:
         with path.open("rb") as file:
             content = file.read(_FILE_MAX_BYTES + 1)

@@ -7,11 +7,18 @@
     idmapped layers, overlay, binds          still detached
     ROOT + [root, bind, bind, …] ----------> attaches the root and all up to the cgroup tree
     cgroups (the slow write on v1)
-    ADMITTED ------------------------------> cgroup namespace and tree, devices, masks, pivot_root
+    ADMITTED ------------------------------> cgroup namespace and tree, devices, masks
+        <------------------- FURNISHED        ) only with hooks: prestart, createRuntime here,
+    HOOKED --------------------------------> ) then createContainer there
+                                             pivot_root
         <------------------- READY [+ terminal]
     === create() returns; the network is attached ===
-    START ---------------------------------> user, capabilities, seccomp, execve
+    START ---------------------------------> user, capabilities, seccomp, startContainer, execve
         <------------------- end of file: exec'd; or FAILED + JSON at any time
+
+A container that outlives its creator (`hold`) waits for START on a listening socket instead: on a
+connection to it the rest goes as above. The listener ends with execve too, so that a connection
+refused says that the container has been started.
 
 One message a line, SOCK_SEQPACKET. The socket is close-on-exec on both sides, so that its end
 says that execve succeeded. The caller's end has a deadline; init's waits as long as the caller
@@ -33,6 +40,8 @@ ROOT = b"R"
 ADMITTED = b"A"
 START = b"S"
 READY = b"Y"
+FURNISHED = b"U"
+HOOKED = b"H"
 FAILED = b"F"
 DEADLINE_S = 30.0
 _MESSAGE_MAX_BYTES = 8192
@@ -51,6 +60,17 @@ def expect(sock: socket.socket, wanted: bytes) -> list[int]:
     if message != wanted:
         os._exit(125)
     return fds
+
+
+def held(listener: socket.socket) -> socket.socket:
+    """In the child: wait for a connection that says START. One that ends without (somebody asks
+    whether we wait, or was killed) is nothing."""
+    while True:
+        connection, _ = listener.accept()
+        message, _ = descriptors.receive(connection, _MESSAGE_MAX_BYTES)
+        if message == START:
+            return connection
+        connection.close()
 
 
 def tell(sock: socket.socket, message: bytes, fds: Sequence[int] = ()) -> bool:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from agent.runtime import parse
 from agent.runtime.cgroups import Cgroup, Kind
 from agent.runtime.fields import Field
+from agent.runtime.spec import Hook, Hooks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerState:
     """What outlives the caller. `pid_start_ticks` tells a reused pid apart; `namespaces` are
-    the types the container does not share with the host."""
+    the types the container does not share with the host; `hooks` those still to come."""
 
     uid: str
     pid: int
@@ -22,8 +25,17 @@ class ContainerState:
     bundle: Path
     namespaces: tuple[str, ...]
     cgroup: Cgroup
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    hooks: Hooks = field(default_factory=Hooks)
 
     def to_json(self) -> dict[str, object]:
+        """What is empty is left out of it."""
+        kept = {"kept": list(self.cgroup.kept)} if self.cgroup.kept else {}
+        later = {
+            "annotations": dict(self.annotations),
+            "poststart": [_hook_to_json(hook) for hook in self.hooks.poststart],
+            "poststop": [_hook_to_json(hook) for hook in self.hooks.poststop],
+        }
         return {
             "uid": self.uid,
             "pid": self.pid,
@@ -34,7 +46,9 @@ class ContainerState:
                 "kind": str(self.cgroup.kind),
                 "path": self.cgroup.path,
                 "directories": dict(self.cgroup.directories),
+                **kept,
             },
+            **{name: value for name, value in later.items() if value},
         }
 
     @classmethod
@@ -51,8 +65,25 @@ class ContainerState:
                 kind=Kind(cgroup.get("kind").required_text()),
                 path=cgroup.get("path").required_text(),
                 directories=cgroup.get("directories").mapping(),
+                kept=cgroup.get("kept").texts(),
+            ),
+            annotations=root.get("annotations").mapping(),
+            hooks=Hooks(
+                poststart=tuple(_hook(h) for h in root.get("poststart").items()),
+                poststop=tuple(_hook(h) for h in root.get("poststop").items()),
             ),
         )
+
+
+def _hook(field: Field) -> Hook:
+    return replace(parse.hook(field), field=field.get("field").text())
+
+
+def _hook_to_json(hook: Hook) -> dict[str, object]:
+    written: dict[str, object] = {
+        "path": hook.path, "args": list(hook.args), "env": list(hook.env), "field": hook.field,
+    }  # fmt: skip
+    return written if hook.timeout_s is None else {**written, "timeout": hook.timeout_s}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -65,6 +96,7 @@ class Container:
     control: socket.socket
     pty_master: int | None = None
     warnings: tuple[str, ...] = ()
+    has_start_hooks: bool = False
 
     @property
     def pid(self) -> int:

@@ -11,7 +11,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from agent.runtime import cgroups, channel, options, rootfs
+from agent.runtime import cgroups, channel, hooks, idmaps, labels, options, rootfs
 from agent.runtime.bundle import Bundle
 from agent.runtime.cgroups import Cgroup
 from agent.runtime.cgroups.hierarchy import UNIFIED, remove
@@ -21,25 +21,33 @@ from agent.runtime.init import Init
 from agent.runtime.preloaded import Preloaded
 from agent.runtime.seccomp import compile as seccomp
 from agent.runtime.spawn import FLAGS, end, spawn
-from agent.runtime.spec import Config, IdMapping, Process, Resources
+from agent.runtime.spec import Config, Hooks, Process, Resources
+from agent.runtime.state import document
 from agent.runtime.stdio import Stdio
+from agent.syscalls import credentials, namespaces
 
 _UID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,127}")
 _INFINITY = 2**63
 
 
 def create(
-    uid: str, bundle: Bundle, stdio: Stdio, preloaded: Preloaded, *, sibling: bool = False
-) -> Container:
+    uid: str, bundle: Bundle, stdio: Stdio, preloaded: Preloaded, *, sibling: bool = False,
+    hold: socket.socket | None = None, preserve: Sequence[int] = (),
+    keyring: bool = True,
+) -> Container:  # fmt: skip
     """Make the container of `bundle`; its process is held before execve until `start.start`.
 
     `stdio` descriptors stay the caller's. `sibling`: init becomes a child of the caller's parent
-    (CLONE_PARENT), for a caller that exits afterwards; the parent must reap it. A failure raises
-    RuntimeFailure and leaves nothing behind. Not to be called with other threads running.
+    (CLONE_PARENT), for a caller that exits afterwards; the parent must reap it. `hold`: a
+    listening SOCK_SEQPACKET socket init waits on for START, for a caller that ends before. What
+    `preserve` names stays open in the container; `keyring`: it gets a session keyring of its own.
+    A failure raises RuntimeFailure and leaves
+    nothing behind. Not to be called with other threads running.
     """
-    if not _UID.fullmatch(uid):
-        raise RuntimeFailure(f'"{uid}" is not a container id: letters, digits and _.+- only')
+    check_uid(uid)
     config = bundle.config
+    labels.check(config.process)
+    labels.check_mounts(config)
     wanted = [(mount, options.parse(mount)) for mount in config.mounts]
     program = preloaded.program(config.linux.seccomp)
     program_flags = seccomp.flags(config.linux.seccomp) if config.linux.seccomp else 0
@@ -52,32 +60,43 @@ def create(
             init = Init(
                 uid=uid, bundle=bundle, mounts=wanted, cgroup=cgroup, stdio=stdio, control=theirs,
                 program=program, program_flags=program_flags,
-                last_capability=preloaded.last_capability,
+                last_capability=preloaded.last_capability, hold=hold, preserve=preserve,
+                keyring=keyring,
             )  # fmt: skip
             pid, pidfd = _spawn(init, sibling)
         undo.callback(os.close, pidfd)
         undo.callback(end, pidfd, sibling=sibling)
         warnings = _prepare(pid, init, preloaded, ours)
+        state = ContainerState(
+            uid=uid, pid=pid, pid_start_ticks=start_ticks(pid), bundle=bundle.path,
+            namespaces=tuple(config.linux.namespaces), cgroup=cgroup,
+            annotations=config.annotations,
+            hooks=Hooks(poststart=config.hooks.poststart, poststop=config.hooks.poststop),
+        )  # fmt: skip
+        if init.pauses_for_hooks:
+            _run_hooks(ours, state, config.hooks)
         master = _ready(ours)
         if master is not None:
             undo.callback(os.close, master)
         _limit_cpu_time(cgroup, config)
-        state = ContainerState(
-            uid=uid, pid=pid, pid_start_ticks=start_ticks(pid), bundle=bundle.path,
-            namespaces=tuple(config.linux.namespaces), cgroup=cgroup,
-        )  # fmt: skip
         undo.pop_all()
     return Container(
-        state=state, pidfd=pidfd, control=ours, pty_master=master, warnings=tuple(warnings)
-    )
+        state=state, pidfd=pidfd, control=ours, pty_master=master, warnings=tuple(warnings),
+        has_start_hooks=bool(config.hooks.start_container),
+    )  # fmt: skip
+
+
+def check_uid(uid: str) -> None:
+    """RuntimeFailure where it is not a container id."""
+    if not _UID.fullmatch(uid):
+        raise RuntimeFailure(f'"{uid}" is not a container id: letters, digits and _.+- only')
 
 
 def _new_cgroup(
     preloaded: Preloaded, path: str, config: Config, undo: contextlib.ExitStack
 ) -> Cgroup:
     wanted = config.linux.resources
-    cpuset = bool(wanted.cpuset_cpus or wanted.cpuset_mems)
-    cgroup = cgroups.create(preloaded.hierarchy, path, cpuset=cpuset)
+    cgroup = cgroups.create(preloaded.hierarchy, path, also=wanted.controllers)
     undo.callback(remove, cgroup)
     cgroups.apply(cgroup, replace(wanted, cpu_quota_us=None))
     return cgroup
@@ -97,35 +116,54 @@ def _spawn(init: Init, sibling: bool) -> tuple[int, int]:
     namespace could not mount sysfs. The cgroup namespace is left to init."""
     flags = 0
     joins: list[tuple[int, int]] = []
+    linux = init.config.linux
     with contextlib.ExitStack() as opened:
-        for index, (kind, path) in enumerate(init.config.linux.namespaces.items()):
+        for index, (kind, path) in enumerate(linux.namespaces.items()):
             if path:
-                fd = _open_namespace(path, index)
+                fd = _open_namespace(path, FLAGS[kind], index)
                 opened.callback(os.close, fd)
                 # The user namespace last: the others may not be its own.
                 joins.insert(len(joins) if kind == "user" else 0, (fd, FLAGS[kind]))
-            elif kind != "cgroup":
+            elif kind not in ("cgroup", "time"):
                 flags |= FLAGS[kind]
         unified = init.cgroup.directories.get(UNIFIED)
         cgroup_fd = -1
         if unified is not None:
             cgroup_fd = os.open(unified, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             opened.callback(os.close, cgroup_fd)
+        offsets = linux.time_offsets if linux.namespaces.get("time") == "" else None
         try:
-            return spawn(flags, joins, init.begin, sibling=sibling, cgroup_fd=cgroup_fd)
+            return spawn(
+                flags, joins, init.begin, sibling=sibling, cgroup_fd=cgroup_fd,
+                time_offsets=offsets,
+            )  # fmt: skip
         except OSError as error:
             raise RuntimeFailure(
                 f"cannot make namespaces: {error.strerror}", "linux.namespaces"
             ) from error
 
 
-def _open_namespace(path: str, index: int) -> int:
+def _open_namespace(path: str, kind: int, index: int) -> int:
+    field = f"linux.namespaces[{index}].path"
     try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise RuntimeFailure(
-            f"{path}: {error.strerror}", f"linux.namespaces[{index}].path"
-        ) from error
+        raise RuntimeFailure(f"{path}: {error.strerror}", field) from error
+    if namespaces.kind(fd) != kind:
+        os.close(fd)
+        raise RuntimeFailure(f"{path} is not a namespace of this type", field)
+    return fd
+
+
+def _run_hooks(ours: socket.socket, state: ContainerState, wanted: Hooks) -> None:
+    """Those of the runtime's own namespaces, while init waits before pivot_root."""
+    message, _ = channel.answer(ours, "preparing the container")
+    if message != channel.FURNISHED:
+        raise RuntimeFailure("the container's init died while it was prepared")
+    hooks.run((*wanted.prestart, *wanted.create_runtime), document(state, "creating"))
+    # createContainer hooks have timeouts of their own, or none.
+    ours.settimeout(None)
+    channel.tell(ours, channel.HOOKED)
 
 
 def _prepare(pid: int, init: Init, preloaded: Preloaded, ours: socket.socket) -> list[str]:
@@ -148,8 +186,7 @@ def _prepare(pid: int, init: Init, preloaded: Preloaded, ours: socket.socket) ->
 
 def _map_ids(pid: int, config: Config) -> None:
     if config.linux.namespaces.get("user") == "":
-        _write_map(pid, "uid_map", config.linux.uid_mappings)
-        _write_map(pid, "gid_map", config.linux.gid_mappings)
+        idmaps.write(pid, config.linux.uid_mappings, config.linux.gid_mappings)
 
 
 def _admit(pid: int, config: Config, cgroup: Cgroup, stdio: Stdio) -> list[str]:
@@ -159,37 +196,29 @@ def _admit(pid: int, config: Config, cgroup: Cgroup, stdio: Stdio) -> list[str]:
     except OSError as error:
         raise RuntimeFailure(f"{error.filename}: {error.strerror}", "linux.cgroupsPath") from error
     own_stdio(config, config.process, stdio)
-    return limit(pid, config.process)
+    return [*capability_warnings(config), *limit(pid, config.process)]
 
 
-def _write_map(pid: int, name: str, mappings: Sequence[IdMapping]) -> None:
-    """user_namespaces(7): one write of at most a page, 340 lines."""
-    lines = "".join(f"{m.container_id} {m.host_id} {m.size}\n" for m in mappings)
-    try:
-        with open(f"/proc/{pid}/{name}", "w", encoding="ascii") as file:
-            file.write(lines)
-    except OSError as error:
-        field = "linux.uidMappings" if name == "uid_map" else "linux.gidMappings"
-        raise RuntimeFailure(f"the kernel refused it: {error.strerror}", field) from error
+def capability_warnings(config: Config, process: Process | None = None) -> list[str]:
+    """What is asked for of the capabilities and cannot be granted: names that are none, and what
+    we do not have ourselves, which a new user namespace would give."""
+    wanted = (process or config.process).capabilities
+    if wanted is None:
+        return []
+    missing = 0 if config.private_users else wanted.all & ~credentials.capget()[1]
+    names = [
+        name for name, number in credentials.CAPABILITY_NUMBERS.items() if missing >> number & 1
+    ]
+    return [*wanted.unknown, *(f"process.capabilities: {n} cannot be granted here" for n in names)]
 
 
 def own_stdio(config: Config, process: Process, stdio: Stdio) -> None:
     """Give pipes to the container's user, who could not open /dev/stdout again otherwise."""
-    uid = host_id(process.user.uid, config.linux.uid_mappings)
-    gid = host_id(process.user.gid, config.linux.gid_mappings)
+    uid = idmaps.host_id(process.user.uid, config.linux.uid_mappings)
+    gid = idmaps.host_id(process.user.gid, config.linux.gid_mappings)
     for fd in (stdio.stdin, stdio.stdout, stdio.stderr):
         if fd is not None and stat.S_ISFIFO(os.fstat(fd).st_mode):
             os.fchown(fd, uid, gid)
-
-
-def host_id(inside: int, mappings: Sequence[IdMapping]) -> int:
-    """An id of the container as the host sees it; without mappings it is the same."""
-    for mapping in mappings:
-        if mapping.container_id <= inside < mapping.container_id + mapping.size:
-            return mapping.host_id + inside - mapping.container_id
-    if mappings:
-        raise RuntimeFailure(f"id {inside} is not mapped", "process.user")
-    return inside
 
 
 def limit(pid: int, process: Process) -> list[str]:
@@ -221,8 +250,11 @@ def _furnish(
 ) -> None:
     """Hand init its root and binds. `held` closes them here."""
     with _user_namespace(pid, init.config) as userns_fd:
-        fds = [rootfs.root(init.bundle, userns_fd, held, overlay_by_fd=preloaded.overlay_by_fd)]
-        held.callback(os.close, fds[0])
+        fds = []
+        if not init.joined_mounts:
+            by_fd = preloaded.overlay_by_fd
+            fds.append(rootfs.root(init.bundle, userns_fd, held, overlay_by_fd=by_fd))
+            held.callback(os.close, fds[0])
         for mount, words in init.mounts:
             if words.bind:
                 fds.append(rootfs.bind_source(init.bundle, mount, words, userns_fd))
@@ -233,6 +265,7 @@ def _furnish(
 def _ready(ours: socket.socket) -> int | None:
     """Wait for init. The terminal's master, if any."""
     message, received = channel.answer(ours, "preparing the container")
+    ours.settimeout(channel.DEADLINE_S)
     if message != channel.READY:
         raise RuntimeFailure("the container's init died while it was prepared")
     return received[0] if received else None

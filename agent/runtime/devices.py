@@ -53,9 +53,17 @@ def _make(root: int, device: Device, *, bind: bool) -> None:
     parent, _, name = device.path.rpartition("/")
     directory = inside.make_directory(root, parent)
     try:
-        if _exists(directory, name):
-            os.unlink(name, dir_fd=directory)
         number = os.makedev(device.major, device.minor)
+        if _exists(directory, name):
+            found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+            if stat.S_IFMT(found.st_mode) != _KINDS[device.kind] or (
+                device.kind != "p" and found.st_rdev != number
+            ):
+                raise RuntimeFailure(
+                    f"{device.path} exists in the image and is not {device.kind} "
+                    f"{device.major}:{device.minor}", "linux.devices",
+                )  # fmt: skip
+            os.unlink(name, dir_fd=directory)
         os.mknod(name, _KINDS[device.kind] | device.mode, number, dir_fd=directory)
         os.chown(name, device.uid, device.gid, dir_fd=directory, follow_symlinks=False)
         os.chmod(name, device.mode, dir_fd=directory)  # mknod obeys the umask

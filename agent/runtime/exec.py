@@ -5,22 +5,23 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
 from agent.runtime import bundle as bundles
-from agent.runtime import channel, execute, parse, terminal
+from agent.runtime import channel, execute, labels, parse, procfs, terminal
 from agent.runtime.container import ContainerState, start_ticks
-from agent.runtime.create import limit, own_stdio
+from agent.runtime.create import capability_warnings, limit, own_stdio
 from agent.runtime.failure import RuntimeFailure
 from agent.runtime.fields import Field
 from agent.runtime.pause import paused
 from agent.runtime.preloaded import Preloaded
 from agent.runtime.seccomp import compile as seccomp
 from agent.runtime.spawn import FLAGS, end, spawn
-from agent.runtime.spec import Process
+from agent.runtime.spec import Config, Process
 from agent.runtime.stdio import Stdio
-from agent.syscalls import credentials, processes
+from agent.syscalls import credentials, processes, scheduling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,14 +36,17 @@ class Executed:
 
 def exec_(
     state: ContainerState, process: dict[str, object], stdio: Stdio, preloaded: Preloaded,
-    *, sibling: bool = False,
+    *, sibling: bool = False, config: Config | None = None, preserve: Sequence[int] = (),
+    ignore_paused: bool = False,
 ) -> Executed:  # fmt: skip
     """Run `process` (an OCI process object) with all namespaces, the cgroup and the filter of the
-    container. Returns after execve; RuntimeFailure says why it could not be."""
-    config = bundles.load(state.bundle).config
+    container. `config`: what it was created from, where that is not to be read from the bundle
+    again. Returns after execve; RuntimeFailure says why it could not be."""
+    config = config or bundles.load(state.bundle).config
     wanted = parse.process(Field(process, "process"))
+    labels.check(wanted)
     section = config.linux.seccomp
-    if paused(state.cgroup):
+    if not ignore_paused and paused(state.cgroup):
         raise RuntimeFailure(f"container {state.uid} is paused; resume it first")
     with contextlib.ExitStack() as undo:
         target = _open(state)
@@ -56,6 +60,7 @@ def exec_(
             process=wanted, stdio=stdio, control=theirs, program=preloaded.program(section),
             program_flags=seccomp.flags(section) if section else 0,
             last_capability=preloaded.last_capability, private_users="user" in state.namespaces,
+            preserve=preserve, personality=config.linux.personality,
         )  # fmt: skip
         with theirs:
             pid, pidfd = spawn(0, [(target, flags)], child.begin, sibling=sibling)
@@ -63,9 +68,13 @@ def exec_(
         on_failure.callback(os.close, pidfd)
         on_failure.callback(end, pidfd, sibling=sibling)
         try:
+            if wanted.cpus_before:
+                os.sched_setaffinity(pid, wanted.cpus_before)
             state.cgroup.add(pid)
             own_stdio(config, wanted, stdio)
-            warnings = limit(pid, wanted)
+            warnings = [*capability_warnings(config, wanted), *limit(pid, wanted)]
+            if wanted.cpus:
+                os.sched_setaffinity(pid, wanted.cpus)
         except OSError as error:
             raise channel.reported(ours) or RuntimeFailure(
                 f"container {state.uid} ended meanwhile"
@@ -105,6 +114,8 @@ class _Child:
     program_flags: int
     last_capability: int
     private_users: bool
+    preserve: Sequence[int] = ()
+    personality: int | None = None
     step: str = "starting"
 
     def begin(self) -> NoReturn:
@@ -116,7 +127,7 @@ class _Child:
 
     def _run(self) -> NoReturn:
         credentials.prctl(credentials.PR_SET_DUMPABLE, 0)
-        execute.arrange_stdio(self.stdio, self.control.fileno())
+        execute.arrange_stdio(self.stdio, [self.control.fileno(), *self.preserve])
         execute.reset_signals()
         os.setsid()
         channel.expect(self.control, channel.START)
@@ -137,6 +148,9 @@ class _Child:
             os.close(master)
             terminal.adopt(slave)
         self.step = "setting user and capabilities"
-        execute.become(self.process, self.program, self.program_flags, self.last_capability)
+        if self.personality is not None:
+            scheduling.set_personality(self.personality)
+        proc = procfs.visible() if labels.wanted(self.process) else -1
+        execute.become(self.process, self.program, self.program_flags, self.last_capability, proc)
         self.step = "starting the command"
-        execute.execute(self.process, execute.environment(self.process))
+        execute.execute(self.process, execute.environment(self.process), self.preserve)

@@ -6,13 +6,14 @@ import errno
 import os
 import signal
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
-from agent.runtime.failure import RuntimeFailure
+from agent.runtime import labels
+from agent.runtime.failure import RuntimeFailure, reason
 from agent.runtime.spec import Capabilities, Process
 from agent.runtime.stdio import Stdio
-from agent.syscalls import credentials, descriptors, seccomp
+from agent.syscalls import credentials, descriptors, scheduling, seccomp
 
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # As numbers: asking for each one's state builds an enum member a time, 0.15 ms in all.
@@ -23,8 +24,8 @@ _RESET = tuple(
 )
 
 
-def arrange_stdio(stdio: Stdio, keep: int) -> None:
-    """Put the descriptors on 0, 1 and 2 and close every other one but `keep`."""
+def arrange_stdio(stdio: Stdio, keep: Sequence[int]) -> None:
+    """Put the descriptors on 0, 1 and 2 and close every other one but those of `keep`."""
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     wanted = (stdio.stdin, stdio.stdout, stdio.stderr)
     # Copied up first: one that is already below 3 must not be overwritten before its turn.
@@ -33,7 +34,7 @@ def arrange_stdio(stdio: Stdio, keep: int) -> None:
         copies = [os.dup(fd) for fd in copies]
     for number, fd in enumerate(copies):
         os.dup2(fd, number)
-    descriptors.close_all_except((0, 1, 2, keep))
+    descriptors.close_all_except((0, 1, 2, *keep))
 
 
 def reset_signals() -> None:
@@ -44,17 +45,26 @@ def reset_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
 
-def become(process: Process, program: bytes | None, flags: int, last_capability: int) -> None:
-    """Take on the user, the capabilities and the filter, and go to the working directory.
+def become(
+    process: Process, program: bytes | None, flags: int, last_capability: int, proc: int = -1
+) -> None:
+    """Take on the user, the capabilities and the filter, and go to the working directory. `proc`:
+    a procfs to ask for labels in (procfs.py), where there are any.
 
     Without no_new_privs the filter needs CAP_SYS_ADMIN and so goes first; with it, last, so that
     it need not allow what is done here.
     """
     if process.user.umask is not None:
         os.umask(process.user.umask)
+    _schedule(process)
+    if proc >= 0:
+        labels.apply(proc, process)
+        os.close(proc)
     if program is not None and not process.no_new_privileges:
         seccomp.load_filter(program, flags)
     wanted = process.capabilities or Capabilities()
+    # What we do not have ourselves cannot be given; the caller has warned of it.
+    _, had, _ = credentials.capget()
     credentials.drop_bounding(wanted.bounding, last_capability)
     credentials.prctl(credentials.PR_SET_KEEPCAPS, 1)
     os.setgroups(process.user.additional_gids)
@@ -62,12 +72,35 @@ def become(process: Process, program: bytes | None, flags: int, last_capability:
     os.setresuid(process.user.uid, process.user.uid, process.user.uid)
     _change_directory(process)
     credentials.prctl(credentials.PR_SET_KEEPCAPS, 0)
-    credentials.capset(wanted.effective, wanted.permitted, wanted.inheritable)
-    credentials.set_ambient(wanted.ambient)
+    permitted, inheritable = wanted.permitted & had, wanted.inheritable & had
+    credentials.capset(wanted.effective & permitted, permitted, inheritable)
+    credentials.set_ambient(wanted.ambient & permitted & inheritable)
     if process.no_new_privileges:
         credentials.prctl(credentials.PR_SET_NO_NEW_PRIVS, 1)
         if program is not None:
             seccomp.load_filter(program, flags)
+
+
+def _schedule(process: Process) -> None:
+    """CPU and I/O scheduling, while we may still do it."""
+    if (wanted := process.scheduler) is not None:
+        try:
+            scheduling.set_scheduler(
+                wanted.policy, flags=wanted.flags, nice=wanted.nice, priority=wanted.priority,
+                runtime_ns=wanted.runtime_ns, deadline_ns=wanted.deadline_ns,
+                period_ns=wanted.period_ns,
+            )  # fmt: skip
+        except OSError as error:
+            raise RuntimeFailure(
+                f"the kernel refused it: {reason(error)}", "process.scheduler"
+            ) from error
+    if process.io_priority is not None:
+        try:
+            scheduling.set_io_priority(process.io_priority)
+        except OSError as error:
+            raise RuntimeFailure(
+                f"the kernel refused it: {reason(error)}", "process.ioPriority"
+            ) from error
 
 
 def _change_directory(process: Process) -> None:
@@ -95,8 +128,11 @@ def environment(process: Process) -> dict[bytes, bytes]:
     return env
 
 
-def execute(process: Process, env: Mapping[bytes, bytes]) -> NoReturn:
-    """execve(2) the command, found in the container's own $PATH; RuntimeFailure says why not."""
+def execute(process: Process, env: Mapping[bytes, bytes], preserve: Sequence[int] = ()) -> NoReturn:
+    """execve(2) the command, found in the container's own $PATH; RuntimeFailure says why not.
+    `preserve`: the descriptors it gets beside 0, 1 and 2."""
+    for fd in preserve:
+        os.set_inheritable(fd, True)
     command = process.args[0]
     path = find(command, env.get(b"PATH", _DEFAULT_PATH.encode()))
     try:

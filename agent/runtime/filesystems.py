@@ -6,17 +6,24 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 
-from agent.runtime import inside
+from agent.runtime import copyup, inside
 from agent.runtime.cgroups import Cgroup, Kind
 from agent.runtime.cgroups.hierarchy import UNIFIED
 from agent.runtime.failure import RuntimeFailure
 from agent.runtime.options import Options
 from agent.runtime.spec import Mount
-from agent.syscalls import mounts
+from agent.syscalls import mounts, paths
 
 # Made ahead while the caller still mounts the root; cgroup trees need directories in place.
 _CGROUP_KINDS = ("cgroup", "cgroup2")
 _NO_LINKS = ("proc", "sysfs")
+_PROC_FILES = frozenset(
+    f"/proc/{name}"
+    for name in (
+        "cpuinfo", "diskstats", "meminfo", "stat", "swaps", "uptime", "loadavg", "slabinfo",
+        "net/dev", "sys/kernel/ns_last_pid", "sys/crypto/fips_enabled",
+    )
+)  # fmt: skip
 
 
 def prepare(
@@ -32,10 +39,10 @@ def prepare(
 
 def _new(mount: Mount, words: Options) -> int:
     own = list(words.own)
-    if mount.kind == "tmpfs" and mount.source:
+    if mount.source:
         own.insert(0, (b"source", os.fsencode(mount.source)))
     try:
-        fd = mounts.new_filesystem(mount.kind.encode(), own, attributes=words.set_)
+        fd = mounts.new_filesystem(mount.kind.encode(), own, attributes=words.set_ & ~words.clear)
     except PermissionError:
         # The kernel lets a user namespace mount sysfs only with a network namespace of its own.
         if mount.kind != "sysfs":
@@ -68,23 +75,37 @@ def attach(
                 _attach_cgroup(root, mount, words, cgroup, own=own)
                 continue
             fd = binds[index] if words.bind else made[index]
-            _attach(root, mount, fd)
+            _attach(root, mount, words, fd)
         except OSError as error:
             raise RuntimeFailure(f"{mount.destination}: {error.strerror}", mount.path) from error
         except RuntimeFailure as error:
             raise RuntimeFailure(error.message, error.field or mount.path) from error
 
 
-def _attach(root: int, mount: Mount, fd: int) -> None:
+def _attach(root: int, mount: Mount, words: Options, fd: int) -> None:
     directory = os.path.isdir(fd)
     target = inside.make_target(root, mount.destination, directory=directory)
     try:
         if mount.kind in _NO_LINKS:
             _refuse_link(root, mount)
+        elif paths.filesystem_type(target) == paths.PROC_MAGIC or mount.destination == "/proc":
+            _check_over_proc(mount, fd)
+        if words.copy_up:
+            copyup.copy(target, fd)
         mounts.move_mount(fd, target)
     finally:
         os.close(target)
         os.close(fd)
+
+
+def _check_over_proc(mount: Mount, fd: int) -> None:
+    """What is written to /proc later must reach a procfs: only single files that say something
+    about the host may be replaced (as lxcfs does), or all of it by another procfs."""
+    if os.path.normpath(mount.destination) in _PROC_FILES:
+        return
+    if paths.filesystem_type(fd) == paths.PROC_MAGIC and mount.destination == "/proc":
+        return
+    raise RuntimeFailure(f"{mount.destination} lies in /proc, where nothing may be mounted")
 
 
 def _refuse_link(root: int, mount: Mount) -> None:

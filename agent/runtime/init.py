@@ -11,13 +11,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from agent.runtime import channel, devices, execute, filesystems, inside, masks, terminal
+from agent.runtime import (
+    channel,
+    devices,
+    execute,
+    filesystems,
+    hooks,
+    labels,
+    masks,
+    parse,
+    procfs,
+    terminal,
+)
 from agent.runtime.bundle import Bundle
 from agent.runtime.cgroups import Cgroup
 from agent.runtime.options import Options
-from agent.runtime.spec import Config, Mount
+from agent.runtime.spec import Config, Hook, Mount
+from agent.runtime.state import OCI_VERSION
 from agent.runtime.stdio import Stdio
-from agent.syscalls import credentials, mounts, namespaces
+from agent.syscalls import credentials, mounts, namespaces, scheduling
 
 _SIOCSIFFLAGS = 0x8914
 _IFF_UP_RUNNING = 0x41
@@ -42,12 +54,26 @@ class Init:
     program: bytes | None
     program_flags: int
     last_capability: int
+    hold: socket.socket | None = None
+    preserve: Sequence[int] = ()
+    keyring: bool = True
     step: str = "starting"
     admitted: bool = False
+    proc: int = -1
 
     @property
     def config(self) -> Config:
         return self.bundle.config
+
+    @property
+    def joined_mounts(self) -> bool:
+        """A mount namespace that exists already brings its own root and mounts."""
+        return bool(self.config.linux.namespaces["mount"])
+
+    @property
+    def pauses_for_hooks(self) -> bool:
+        hooks_ = self.config.hooks
+        return bool(hooks_.prestart or hooks_.create_runtime or hooks_.create_container)
 
     def begin(self) -> NoReturn:
         """Run to execve; a failure is told to the caller and ends the process."""
@@ -60,21 +86,45 @@ class Init:
     def _run(self) -> NoReturn:
         # Nothing that shares our namespaces may trace us while we hold more than it does.
         credentials.prctl(credentials.PR_SET_DUMPABLE, 0)
-        execute.arrange_stdio(self.stdio, self.control.fileno())
+        kept = [self.control.fileno(), *self.preserve]
+        execute.arrange_stdio(
+            self.stdio, kept if self.hold is None else [*kept, self.hold.fileno()]
+        )
         execute.reset_signals()
         os.setsid()
         channel.expect(self.control, channel.MAPPED)
         made = self._isolate()
-        root, *binds = channel.expect(self.control, channel.ROOT)
-        slave = self._enter(root, made, binds)
-        channel.expect(self.control, channel.START)
+        received = channel.expect(self.control, channel.ROOT)
+        if self.joined_mounts:
+            slave = self._enter_joined()
+        else:
+            slave = self._enter(received[0], made, received[1:])
+        self._wait_for_start()
         if slave is not None:
             terminal.adopt(slave)
         self.step = "setting user and capabilities"
         process = self.config.process
-        execute.become(process, self.program, self.program_flags, self.last_capability)
+        execute.become(process, self.program, self.program_flags, self.last_capability, self.proc)
+        if self.config.hooks.start_container:
+            self._run_hooks(self.config.hooks.start_container, "created")
         self.step = "starting the command"
-        execute.execute(process, execute.environment(process))
+        execute.execute(process, execute.environment(process), self.preserve)
+
+    def _wait_for_start(self) -> None:
+        if self.hold is None:
+            channel.expect(self.control, channel.START)
+            return
+        self.control.close()
+        self.control = channel.held(self.hold)
+
+    def _run_hooks(self, wanted: Sequence[Hook], status: str) -> None:
+        """Hooks in our own namespaces, where our pid is another (runtime.md, "State")."""
+        self.step = "running hooks"
+        written = {"ociVersion": OCI_VERSION, "id": self.uid, "status": status,
+                   "pid": os.getpid(), "bundle": str(self.bundle.path)}  # fmt: skip
+        if self.config.annotations:
+            written["annotations"] = dict(self.config.annotations)
+        hooks.run(wanted, written)
 
     def _isolate(self) -> dict[int, int]:
         """All that needs no root file system, while the caller makes it."""
@@ -87,17 +137,27 @@ class Init:
             # Changing ids made us dumpable as fs.suid_dumpable says.
             credentials.prctl(credentials.PR_SET_DUMPABLE, 0)
         self.step = "making namespaces"
-        mounts.mount(None, b"/", None, mounts.MS_SLAVE | mounts.MS_REC, None)
+        if not self.joined_mounts:
+            mounts.mount(None, b"/", None, mounts.MS_SLAVE | mounts.MS_REC, None)
         self.step = "joining a session keyring"
-        credentials.join_session_keyring(f"_ses.{self.uid}".encode())
+        if self.keyring:
+            credentials.join_session_keyring(f"_ses.{self.uid}".encode())
         if config.hostname:
             self.step = "setting the host name"
             socket.sethostname(config.hostname)
         if config.domainname:
+            self.step = "setting the domain name"
             namespaces.setdomainname(config.domainname.encode())
         if config.linux.namespaces.get("network") == "":
             self.step = "raising the loopback interface"
             _raise_loopback()
+        if config.linux.personality is not None:
+            self.step = "setting the personality"
+            scheduling.set_personality(config.linux.personality)
+        if config.linux.sysctl or labels.wanted(config.process):
+            self.step = "making a procfs"
+            self.proc = procfs.private()
+        self._set_sysctls()
         self.step = "making file systems"
         os.umask(0)
         return filesystems.prepare(self.mounts)
@@ -124,13 +184,38 @@ class Init:
             self.step = "opening the terminal"
             master, slave = terminal.open_pair(root, config.process)
             terminal.bind_console(root, master)
-        self._set_sysctls(root)
         self.step = "masking paths"
         masks.read_only(root, linux.readonly_paths)
         masks.mask(root, linux.masked_paths)
         if config.root_readonly:
             mounts.mount_setattr(root, set_=mounts.ATTR_RDONLY)
+        self._pause_for_hooks()
         self._pivot(root)
+        return self._tell_ready(master, slave)
+
+    def _enter_joined(self) -> int | None:
+        """Into a mount namespace that others are in already: nothing in it is changed."""
+        self.step = "entering the mount namespace"
+        self._admitted()
+        self._pause_for_hooks()
+        os.chdir("/")
+        os.umask(0o022)
+        master, slave = None, None
+        if self.config.process.terminal:
+            self.step = "opening the terminal"
+            root = os.open("/", os.O_PATH | os.O_CLOEXEC)
+            master, slave = terminal.open_pair(root, self.config.process)
+            os.close(root)
+        return self._tell_ready(master, slave)
+
+    def _pause_for_hooks(self) -> None:
+        if not self.pauses_for_hooks:
+            return
+        channel.tell(self.control, channel.FURNISHED)
+        channel.expect(self.control, channel.HOOKED)
+        self._run_hooks(self.config.hooks.create_container, "creating")
+
+    def _tell_ready(self, master: int | None, slave: int | None) -> int | None:
         channel.tell(self.control, channel.READY, [] if master is None else [master])
         if master is not None:
             os.close(master)
@@ -150,13 +235,13 @@ class Init:
             self._admitted()
         return self.cgroup, self.config.linux.namespaces.get("cgroup") == ""
 
-    def _set_sysctls(self, root: int) -> None:
+    def _set_sysctls(self) -> None:
         for name, value in self.config.linux.sysctl.items():
             self.step = f"setting sysctl {name}"
-            path = f"/proc/sys/{name.replace('.', '/')}"
-            fd = inside.open_path(root, path, os.O_WRONLY)
-            os.write(fd, value.encode())
-            os.close(fd)
+            procfs.write(self.proc, "/".join(["sys", *parse.sysctl_parts(name)]), value)
+        if self.proc >= 0 and not labels.wanted(self.config.process):
+            os.close(self.proc)
+            self.proc = -1
 
     def _pivot(self, root: int) -> None:
         self.step = "changing the root"

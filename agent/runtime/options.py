@@ -36,7 +36,13 @@ _ATTRIBUTES = {
     "symfollow": (0, m.ATTR_NOSYMFOLLOW),
 }
 _WITHOUT_EFFECT = ("defaults", "async", "silent", "loud", "nomand", "noiversion", "nolazytime")
-_REFUSED = ("remount", "tmpcopyup", "mand", "iversion", "move")
+_REFUSED = ("remount", "move")
+# Every word with a meaning of its own, for `features`.
+WORDS = frozenset((
+    *_ATTRIBUTES, *(f"r{word}" for word in _ATTRIBUTES), *_PROPAGATION,
+    *(f"r{word}" for word in _PROPAGATION), *_WITHOUT_EFFECT, "bind", "rbind", "idmap", "ridmap",
+    "tmpcopyup", "sync", "dirsync", "lazytime", "mand", "acl", "noacl", "iversion",
+))  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +54,7 @@ class Options:
     recursive: bool = False
     idmap: bool = False
     idmap_recursive: bool = False
+    copy_up: bool = False
     set_: int = 0
     clear: int = 0
     recursive_set: int = 0
@@ -83,11 +90,14 @@ def parse(mount: Mount) -> Options:
             raise RuntimeFailure(
                 f'"{word}" is not supported by this runtime', f"{mount.path}.options"
             )
-        elif word not in ("bind", "rbind", "idmap", "ridmap", *_WITHOUT_EFFECT):
+        elif word not in ("bind", "rbind", "idmap", "ridmap", "tmpcopyup", *_WITHOUT_EFFECT):
             key, equals, value = word.partition("=")
             own.append((key.encode(), value.encode() if equals else None))
+    bind = bool(words & {"bind", "rbind"}) or mount.kind in ("bind", "rbind")
+    _check(mount, own, bind=bind)
     return Options(
-        bind=bool(words & {"bind", "rbind"}) or mount.kind in ("bind", "rbind"),
+        bind=bind,
+        copy_up="tmpcopyup" in words,
         recursive="rbind" in words or mount.kind == "rbind",
         idmap=bool(words & {"idmap", "ridmap"}) or bool(mount.uid_mappings),
         idmap_recursive="ridmap" in words,
@@ -98,6 +108,18 @@ def parse(mount: Mount) -> Options:
         propagation=tuple(propagation),
         own=tuple(own),
     )
+
+
+def _check(mount: Mount, own: list[tuple[bytes, bytes | None]], *, bind: bool) -> None:
+    """What would otherwise have no effect."""
+    words = set(mount.options)
+    field = f"{mount.path}.options"
+    if bind and own:
+        raise RuntimeFailure(f'"{own[0][0].decode()}" is not an option of a bind mount', field)
+    if not bind and (words & {"idmap", "ridmap"} or mount.uid_mappings or mount.gid_mappings):
+        raise RuntimeFailure("only bind mounts can have their ids mapped", field)
+    if "tmpcopyup" in words and mount.kind != "tmpfs":
+        raise RuntimeFailure('"tmpcopyup" is for tmpfs only', field)
 
 
 def apply(mount_fd: int, options: Options) -> None:

@@ -2,36 +2,36 @@
 
 from __future__ import annotations
 
-import resource
+import re
+from collections.abc import Mapping
 
+from agent.runtime.failure import RuntimeFailure
 from agent.runtime.fields import Field
+from agent.runtime.parse_process import ID_MAX, process
+from agent.runtime.parse_resources import resources
 from agent.runtime.spec import (
-    Capabilities,
     Config,
     Device,
-    DeviceRule,
+    Hook,
+    Hooks,
     IdMapping,
     Linux,
     Mount,
-    Process,
-    Resources,
-    Rlimit,
-    User,
 )
-from agent.syscalls.credentials import CAPABILITY_NUMBERS
 
-NAMESPACES = ("user", "cgroup", "ipc", "mount", "network", "pid", "uts")
-_ID_MAX = 2**32 - 2
-_RLIMITS = {
-    name: number
-    for name, number in vars(resource).items()
-    if name.startswith("RLIMIT_") and isinstance(number, int)
-}
-_REFUSED = ("hooks", "linux.intelRdt", "linux.personality", "linux.timeOffsets", "linux.mountLabel",
-            "process.apparmorProfile", "process.selinuxLabel", "process.scheduler",
-            "process.ioPriority", "process.execCPUAffinity", "solaris", "windows", "vm",
-            "zos")  # fmt: skip
-_REFUSED_RESOURCES = ("blockIO", "hugepageLimits", "network", "rdma")
+__all__ = ["NAMESPACES", "config", "hook", "process", "resources"]
+
+NAMESPACES = ("user", "cgroup", "ipc", "mount", "network", "pid", "time", "uts")
+HOOKS = {
+    "prestart": "prestart", "createRuntime": "create_runtime",
+    "createContainer": "create_container", "startContainer": "start_container",
+    "poststart": "poststart", "poststop": "poststop",
+}  # fmt: skip
+# personality(2)
+_PERSONALITIES = {"LINUX": 0x0000, "LINUX32": 0x0008}
+_CLOCKS = ("monotonic", "boottime")
+_REFUSED = ("linux.intelRdt", "solaris", "windows", "vm", "zos")
+_SYSCTL_PART = re.compile(r"[A-Za-z0-9_:-][A-Za-z0-9_.:@-]*")
 
 
 def config(document: object) -> Config:
@@ -52,6 +52,7 @@ def config(document: object) -> Config:
         mounts=tuple(_mount(m) for m in root.get("mounts").items()),
         linux=_linux(linux_field),
         annotations=root.get("annotations").mapping(),
+        hooks=_hooks(root.get("hooks")),
     )
     _check_together(parsed, root)
     return parsed
@@ -77,78 +78,76 @@ def _check_together(parsed: Config, root: Field) -> None:
         raise linux.get("uidMappings").fail("needs a user namespace in linux.namespaces")
     if parsed.hostname and "uts" not in namespaces:
         raise root.get("hostname").fail("needs a uts namespace in linux.namespaces")
+    if parsed.domainname and "uts" not in namespaces:
+        raise root.get("domainname").fail("needs a uts namespace in linux.namespaces")
+    if parsed.linux.time_offsets and namespaces.get("time") != "":
+        raise linux.get("timeOffsets").fail("needs a new time namespace in linux.namespaces")
+    if namespaces["mount"]:
+        _check_joined_mounts(parsed, root)
     for name in parsed.linux.sysctl:
-        needed = "network" if name.startswith("net.") else "ipc"
-        if name in ("kernel.hostname", "kernel.domainname"):
-            needed = "uts"
-        elif not name.startswith(("net.", "kernel.msg", "kernel.sem", "kernel.shm", "fs.mqueue.")):
-            raise linux.get("sysctl").fail(f"{name} is not namespaced: it would change the host")
-        if needed not in namespaces:
-            raise linux.get("sysctl").fail(f"{name} needs a {needed} namespace of its own")
+        _check_sysctl(name, namespaces, linux.get("sysctl"))
 
 
-def process(field: Field) -> Process:
-    """Read a `process` object, of config.json or of an exec request."""
-    args = field.get("args").texts()
-    if not args or not args[0]:
-        raise field.get("args").fail("is required: the command to run")
-    env = field.get("env").texts()
-    for index, variable in enumerate(env):
-        if "=" not in variable or variable.startswith("="):
-            raise Field(None, f"{field.path}.env[{index}]").fail("is not NAME=value")
-    size = field.get("consoleSize")
-    return Process(
-        args=args,
-        cwd=field.get("cwd").absolute_path(),
-        env=env,
-        terminal=field.get("terminal").flag(),
-        console_rows=size.get("height").number(low=0, high=65535),
-        console_columns=size.get("width").number(low=0, high=65535),
-        user=_user(field.get("user")),
-        capabilities=_capabilities(field.get("capabilities")),
-        no_new_privileges=field.get("noNewPrivileges").flag(),
-        oom_score_adj=field.get("oomScoreAdj").optional_number(low=-1000, high=1000),
-        rlimits=tuple(_rlimit(r) for r in field.get("rlimits").items()),
+def _check_joined_mounts(parsed: Config, root: Field) -> None:
+    """What would change a mount namespace for those who are in it already."""
+    linux = parsed.linux
+    if parsed.root_path != "/":
+        raise (
+            root.get("root")
+            .get("path")
+            .fail('must be "/": a joined mount namespace brings its own root')
+        )
+    asked = {
+        "root.readonly": parsed.root_readonly, "mounts": parsed.mounts,
+        "linux.devices": linux.devices, "linux.maskedPaths": linux.masked_paths,
+        "linux.readonlyPaths": linux.readonly_paths,
+        "linux.rootfsPropagation": linux.rootfs_propagation,
+        "hooks.createContainer": parsed.hooks.create_container,
+    }  # fmt: skip
+    for path, value in asked.items():
+        if value:
+            raise RuntimeFailure("would change the mount namespace that is joined", path)
+
+
+def _check_sysctl(name: str, namespaces: Mapping[str, str], field: Field) -> None:
+    """Only what belongs to a namespace of the container's, and no way out of /proc/sys."""
+    parts = sysctl_parts(name)
+    if not all(_SYSCTL_PART.fullmatch(part) for part in parts):
+        raise field.fail(f'"{name}" is not the name of a sysctl')
+    dotted = ".".join(parts)
+    needed = "network" if parts[0] == "net" else "ipc"
+    if dotted in ("kernel.hostname", "kernel.domainname"):
+        needed = "uts"
+    elif not dotted.startswith(("net.", "kernel.msg", "kernel.sem", "kernel.shm", "fs.mqueue.")):
+        raise field.fail(f"{name} is not namespaced: it would change the host")
+    if needed not in namespaces:
+        raise field.fail(f"{name} needs a {needed} namespace of its own")
+
+
+def sysctl_parts(name: str) -> list[str]:
+    """sysctl(8): the first separator decides; with "/" a dot is part of a name (eth0.100)."""
+    slash, dot = name.find("/"), name.find(".")
+    return name.split("/" if slash >= 0 and (dot < 0 or slash < dot) else ".")
+
+
+def _hooks(field: Field) -> Hooks:
+    for name, _ in field.members():
+        if name not in HOOKS:
+            raise field.get(name).fail(f"is not one of {', '.join(HOOKS)}")
+    return Hooks(
+        **{ours: tuple(hook(h) for h in field.get(name).items()) for name, ours in HOOKS.items()}
     )
 
 
-def _user(field: Field) -> User:
-    if field.get("username").present:
-        raise field.get("username").fail("is for Windows; give numeric uid and gid")
-    return User(
-        uid=field.get("uid").number(low=0, high=_ID_MAX),
-        gid=field.get("gid").number(low=0, high=_ID_MAX),
-        umask=field.get("umask").optional_number(low=0, high=0o777),
-        additional_gids=tuple(
-            g.number(low=0, high=_ID_MAX) for g in field.get("additionalGids").items()
-        ),
-    )
-
-
-def _capabilities(field: Field) -> Capabilities | None:
-    if not field.present:
-        return None
-    sets = {}
-    for name in ("bounding", "effective", "permitted", "inheritable", "ambient"):
-        bits = 0
-        for member in field.get(name).items():
-            number = CAPABILITY_NUMBERS.get(member.text())
-            if number is None:
-                raise member.fail(f'"{member.text()}" is not a capability, like CAP_CHOWN')
-            bits |= 1 << number
-        sets[name] = bits
-    return Capabilities(**sets)
-
-
-def _rlimit(field: Field) -> Rlimit:
-    kind = field.get("type").required_text()
-    if kind not in _RLIMITS:
-        raise field.get("type").fail(f'"{kind}" is not a limit, like RLIMIT_NOFILE')
-    return Rlimit(
-        kind=_RLIMITS[kind],
-        soft=field.get("soft").number(low=0),
-        hard=field.get("hard").number(low=0),
-        path=field.path,
+def hook(field: Field) -> Hook:
+    """Read one hook."""
+    timeout = field.get("timeout")
+    return Hook(
+        path=field.get("path").absolute_path(),
+        args=field.get("args").texts(),
+        env=field.get("env").texts(),
+        timeout_s=timeout.optional_number(low=1, high=86400 * 365),
+        field=field.path,
     )
 
 
@@ -167,8 +166,8 @@ def _mount(field: Field) -> Mount:
 def _id_mappings(field: Field) -> tuple[IdMapping, ...]:
     return tuple(
         IdMapping(
-            container_id=m.get("containerID").number(low=0, high=_ID_MAX),
-            host_id=m.get("hostID").number(low=0, high=_ID_MAX),
+            container_id=m.get("containerID").number(low=0, high=ID_MAX),
+            host_id=m.get("hostID").number(low=0, high=ID_MAX),
             size=m.get("size").number(low=1, high=2**32 - 1),
         )
         for m in field.items()
@@ -191,7 +190,34 @@ def _linux(field: Field) -> Linux:
         sysctl=field.get("sysctl").mapping(),
         masked_paths=tuple(p.absolute_path() for p in field.get("maskedPaths").items()),
         readonly_paths=tuple(p.absolute_path() for p in field.get("readonlyPaths").items()),
+        personality=_personality(field.get("personality")),
+        time_offsets=_time_offsets(field.get("timeOffsets")),
+        mount_label=field.get("mountLabel").text(),
     )  # fmt: skip
+
+
+def _personality(field: Field) -> int | None:
+    if not field.present:
+        return None
+    name = field.get("domain").required_text()
+    if name not in _PERSONALITIES:
+        raise field.get("domain").fail(f'"{name}" is not one of {", ".join(_PERSONALITIES)}')
+    for flag in field.get("flags").items():
+        raise flag.fail("the specification knows no flags")
+    return _PERSONALITIES[name]
+
+
+def _time_offsets(field: Field) -> dict[str, tuple[int, int]]:
+    for name, _ in field.members():
+        if name not in _CLOCKS:
+            raise field.get(name).fail(f"is not one of {', '.join(_CLOCKS)}")
+    return {
+        name: (
+            offset.get("secs").number(low=-(2**62), high=2**62),
+            offset.get("nanosecs").number(low=0, high=999_999_999),
+        )
+        for name, offset in field.members()
+    }
 
 
 def _cgroups_path(field: Field) -> str:
@@ -205,16 +231,12 @@ def _namespaces(field: Field) -> dict[str, str]:
     found: dict[str, str] = {}
     for member in field.items():
         kind = member.get("type").required_text()
-        if kind == "time":
-            raise member.fail("time namespaces are not supported by this runtime")
         if kind not in NAMESPACES:
             raise member.get("type").fail(f'"{kind}" is not one of {", ".join(NAMESPACES)}')
         if kind in found:
             raise member.get("type").fail(f'"{kind}" is given twice')
         path = member.get("path")
-        if path.present and kind == "mount":
-            raise path.fail("joining a mount namespace is not supported by this runtime")
-        found[kind] = path.absolute_path() if path.present else ""
+        found[kind] = path.absolute_path() if path.value != "" and path.present else ""
     return found
 
 
@@ -228,45 +250,6 @@ def _device(field: Field) -> Device:
         major=field.get("major").number(low=0, high=2**12 - 1),
         minor=field.get("minor").number(low=0, high=2**20 - 1),
         mode=field.get("fileMode").number(0o666, low=0, high=0o7777),
-        uid=field.get("uid").number(low=0, high=_ID_MAX),
-        gid=field.get("gid").number(low=0, high=_ID_MAX),
-    )
-
-
-def resources(field: Field) -> Resources:
-    """Read a `resources` object, of config.json or of an update."""
-    for name in _REFUSED_RESOURCES:
-        _refuse(field, name)
-    cpu, memory = field.get("cpu"), field.get("memory")
-    for name in ("realtimePeriod", "realtimeRuntime", "burst", "idle"):
-        _refuse(cpu, name)
-    for name in ("kernel", "kernelTCP", "swappiness", "disableOOMKiller"):
-        _refuse(memory, name)
-    return Resources(
-        cpu_shares=cpu.get("shares").optional_number(low=0, high=262144),
-        cpu_quota_us=cpu.get("quota").optional_number(low=-1),
-        cpu_period_us=cpu.get("period").optional_number(low=0, high=1_000_000),
-        cpuset_cpus=cpu.get("cpus").text(),
-        cpuset_mems=cpu.get("mems").text(),
-        memory_limit_bytes=memory.get("limit").optional_number(low=-1),
-        memory_reservation_bytes=memory.get("reservation").optional_number(low=-1),
-        memory_swap_bytes=memory.get("swap").optional_number(low=-1),
-        pids_limit=field.get("pids").get("limit").optional_number(low=-1),
-        devices=tuple(_device_rule(d) for d in field.get("devices").items()),
-        unified=field.get("unified").mapping(),
-    )
-
-
-def _device_rule(field: Field) -> DeviceRule:
-    major, minor = field.get("major"), field.get("minor")
-    access = field.get("access").text("rwm")
-    if not access or set(access) - set("rwm"):
-        raise field.get("access").fail(f'"{access}" is not made of r, w and m')
-    numbers = [n.optional_number(low=-1, high=2**32) for n in (major, minor)]
-    return DeviceRule(
-        allow=field.get("allow").flag(),
-        kind=field.get("type").choice("a", "b", "c", default="a"),
-        major=None if numbers[0] == -1 else numbers[0],
-        minor=None if numbers[1] == -1 else numbers[1],
-        access=access,
+        uid=field.get("uid").number(low=0, high=ID_MAX),
+        gid=field.get("gid").number(low=0, high=ID_MAX),
     )

@@ -32,16 +32,19 @@ class Preloaded:
         return self.programs.get(seccomp.digest(section)) or seccomp.compile_(section)
 
 
-def load() -> Preloaded:
-    """Look at the host and compile the default filter."""
-    default = profile.default(profile.DEFAULT_CAPABILITIES, platform.machine())
+def load(*, default_filter: bool = True) -> Preloaded:
+    """Look at the host and, where many containers will have it, compile the default filter."""
+    programs = {}
+    if default_filter:
+        default = profile.default(profile.DEFAULT_CAPABILITIES, platform.machine())
+        programs = {seccomp.digest(default): seccomp.compile_(default)}
     with open("/proc/sys/kernel/cap_last_cap", encoding="ascii") as file:
         last_capability = int(file.read())
     return Preloaded(
         hierarchy=cgroups.detect(),
         last_capability=last_capability,
         overlay_by_fd=_overlay_by_fd(),
-        programs={seccomp.digest(default): seccomp.compile_(default)},
+        programs=programs,
     )
 
 

@@ -6,11 +6,10 @@ Only the host's root may id-map a mount, and only it may read the layers' direct
 from __future__ import annotations
 
 import os
-import stat
 from contextlib import ExitStack
 from pathlib import Path
 
-from agent.runtime import channel, options
+from agent.runtime import channel, idmaps, options
 from agent.runtime.bundle import Bundle, Layers
 from agent.runtime.failure import RuntimeFailure, reason
 from agent.runtime.options import Options
@@ -153,22 +152,26 @@ def bind_source(bundle: Bundle, mount: Mount, wanted: Options, userns_fd: int) -
 
 
 def _map_ids(fd: int, mount: Mount, wanted: Options, userns_fd: int) -> None:
+    own = -1
     if mount.uid_mappings or mount.gid_mappings:
+        if not (mount.uid_mappings and mount.gid_mappings):
+            missing = "gidMappings" if mount.uid_mappings else "uidMappings"
+            raise RuntimeFailure("must be given as well", f"{mount.path}.{missing}")
+        own = idmaps.user_namespace(mount.uid_mappings, mount.gid_mappings, mount.path)
+    elif userns_fd < 0:
         raise RuntimeFailure(
-            "mappings that differ from the container's are not supported by this runtime; "
-            'use the option "idmap" alone', f"{mount.path}.uidMappings",
-        )  # fmt: skip
-    if userns_fd < 0:
-        raise RuntimeFailure("idmap needs a user namespace", f"{mount.path}.options")
+            "idmap needs a user namespace, or mappings of the mount's own", f"{mount.path}.options"
+        )
     try:
-        mounts.mount_setattr(fd, userns_fd=userns_fd, recursive=wanted.idmap_recursive)
+        mounts.mount_setattr(
+            fd, userns_fd=own if own >= 0 else userns_fd, recursive=wanted.idmap_recursive
+        )
     except OSError as error:
         raise RuntimeFailure(
             f"{mount.source}: its file system cannot map ids ({reason(error)}); "
             "use a local file system, or run the task with the host's user namespace",
             mount.path,
         ) from error
-
-
-def is_directory(fd: int) -> bool:
-    return stat.S_ISDIR(os.fstat(fd).st_mode)
+    finally:
+        if own >= 0:
+            os.close(own)

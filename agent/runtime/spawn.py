@@ -16,11 +16,11 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
 from agent.runtime import channel
-from agent.runtime.failure import RuntimeFailure
+from agent.runtime.failure import RuntimeFailure, reason
 from agent.syscalls import credentials, descriptors, namespaces, processes
 
 FLAGS = {
@@ -31,6 +31,7 @@ FLAGS = {
     "ipc": namespaces.CLONE_NEWIPC,
     "uts": namespaces.CLONE_NEWUTS,
     "cgroup": namespaces.CLONE_NEWCGROUP,
+    "time": namespaces.CLONE_NEWTIME,
 }
 
 
@@ -41,14 +42,17 @@ def spawn(
     *,
     sibling: bool,
     cgroup_fd: int = -1,
+    time_offsets: Mapping[str, tuple[int, int]] | None = None,
 ) -> tuple[int, int]:
     """(pid, pidfd) of a process that joined `joins` ((fd, flags) in order), is in new namespaces
     `flags`, in the v2 cgroup `cgroup_fd` if any, and runs `begin`.
 
     `sibling`: a child of the caller's parent, which must then reap it, and a starter.
+    `time_offsets`: in a new time namespace with these; the offsets can be set only before the
+    first process is in it, so that it takes a starter too.
     """
     parent = processes.CLONE_PARENT if sibling else 0
-    if not joins:
+    if not joins and time_offsets is None:
         pid, pidfd = processes.clone3(flags | parent, cgroup_fd=cgroup_fd)
         if pid == 0:
             begin()
@@ -58,7 +62,7 @@ def spawn(
         with theirs:
             starter, starter_fd = processes.clone3(parent, cgroup_fd=cgroup_fd)
             if starter == 0:
-                _starter(flags, joins, begin, theirs)
+                _starter(flags, joins, begin, theirs, time_offsets)
         try:
             return _result(ours)
         finally:
@@ -68,9 +72,12 @@ def spawn(
 
 
 def _starter(
-    flags: int, joins: Sequence[tuple[int, int]], begin: Callable[[], NoReturn], sock: socket.socket
-) -> NoReturn:
+    flags: int, joins: Sequence[tuple[int, int]], begin: Callable[[], NoReturn],
+    sock: socket.socket, time_offsets: Mapping[str, tuple[int, int]] | None,
+) -> NoReturn:  # fmt: skip
     try:
+        if time_offsets is not None:
+            _offset_time(time_offsets)
         credentials.prctl(credentials.PR_SET_DUMPABLE, 0)
         for fd, kinds in joins:
             namespaces.setns(fd, kinds)
@@ -82,6 +89,17 @@ def _starter(
         channel.report(sock, error, "joining namespaces")
         os._exit(1)
     os._exit(0)
+
+
+def _offset_time(offsets: Mapping[str, tuple[int, int]]) -> None:
+    """time_namespaces(7): the children of the caller are in the new namespace."""
+    namespaces.unshare(namespaces.CLONE_NEWTIME)
+    try:
+        with open("/proc/self/timens_offsets", "w", encoding="ascii") as file:
+            file.writelines(f"{clock} {s} {ns}\n" for clock, (s, ns) in offsets.items())
+    except OSError as error:
+        raise RuntimeFailure(f"the kernel refused it: {reason(error)}", "linux.timeOffsets") \
+            from error  # fmt: skip
 
 
 def _result(ours: socket.socket) -> tuple[int, int]:

@@ -18,13 +18,18 @@ class User:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
-    """The five sets as bit masks; None: keep what the caller has (no `capabilities` given)."""
+    """The five sets as bit masks; `unknown`: a warning for each name that is none."""
 
     bounding: int = 0
     effective: int = 0
     permitted: int = 0
     inheritable: int = 0
     ambient: int = 0
+    unknown: tuple[str, ...] = ()
+
+    @property
+    def all(self) -> int:
+        return self.bounding | self.effective | self.permitted | self.inheritable | self.ambient
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +43,22 @@ class Rlimit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Scheduler:
+    """sched_setattr(2): numbers as the kernel has them, times in nanoseconds."""
+
+    policy: int
+    nice: int = 0
+    priority: int = 0
+    flags: int = 0
+    runtime_ns: int = 0
+    deadline_ns: int = 0
+    period_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Process:
-    """`process`: what runs, as whom, with what."""
+    """`process`: what runs, as whom, with what. `io_priority` as ioprio_set(2) takes it;
+    `cpus_before`, `cpus`: of an exec'd process while it joins, and from then on."""
 
     args: tuple[str, ...]
     cwd: str = "/"
@@ -52,6 +71,36 @@ class Process:
     no_new_privileges: bool = False
     oom_score_adj: int | None = None
     rlimits: tuple[Rlimit, ...] = ()
+    apparmor_profile: str = ""
+    selinux_label: str = ""
+    scheduler: Scheduler | None = None
+    io_priority: int | None = None
+    cpus_before: frozenset[int] = frozenset()
+    cpus: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hook:
+    """A program of the operator's. `args` with the name of the program first; `timeout_s` None:
+    as long as it takes; `field` is its JSON path."""
+
+    path: str
+    args: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
+    timeout_s: int | None = None
+    field: str = "hooks"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hooks:
+    """The six points of a container's life (runtime.md, "Lifecycle")."""
+
+    prestart: tuple[Hook, ...] = ()
+    create_runtime: tuple[Hook, ...] = ()
+    create_container: tuple[Hook, ...] = ()
+    start_container: tuple[Hook, ...] = ()
+    poststart: tuple[Hook, ...] = ()
+    poststop: tuple[Hook, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,25 +157,76 @@ class DeviceRule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceNumber:
+    """`value` for the block device (a weight, or bytes or operations a second)."""
+
+    major: int
+    minor: int
+    value: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockIo:
+    """`linux.resources.blockIO`. `throttle`: by the limit's name in config.json."""
+
+    weight: int | None = None
+    leaf_weight: int | None = None
+    weight_device: tuple[DeviceNumber, ...] = ()
+    leaf_weight_device: tuple[DeviceNumber, ...] = ()
+    throttle: Mapping[str, tuple[DeviceNumber, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Resources:
-    """`linux.resources`. None: not set; -1: no limit. Memory in bytes, times in microseconds."""
+    """`linux.resources`. None: not set; -1: no limit. Memory in bytes, times in microseconds.
+
+    `hugepages`: page size ("2MB") to bytes; `network_priorities`: interface to priority; `rdma`:
+    device to (handles, objects)."""
 
     cpu_shares: int | None = None
     cpu_quota_us: int | None = None
     cpu_period_us: int | None = None
+    cpu_burst_us: int | None = None
+    cpu_realtime_runtime_us: int | None = None
+    cpu_realtime_period_us: int | None = None
+    cpu_idle: int | None = None
     cpuset_cpus: str = ""
     cpuset_mems: str = ""
     memory_limit_bytes: int | None = None
     memory_reservation_bytes: int | None = None
     memory_swap_bytes: int | None = None
+    memory_kernel_bytes: int | None = None
+    memory_kernel_tcp_bytes: int | None = None
+    memory_swappiness: int | None = None
+    memory_oom_killer_off: bool = False
+    memory_hierarchy: bool | None = None
+    memory_check_before_update: bool = False
     pids_limit: int | None = None
+    block_io: BlockIo | None = None
+    hugepages: Mapping[str, int] = field(default_factory=dict)
+    network_class: int | None = None
+    network_priorities: Mapping[str, int] = field(default_factory=dict)
+    rdma: Mapping[str, tuple[int | None, int | None]] = field(default_factory=dict)
     devices: tuple[DeviceRule, ...] = ()
     unified: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def controllers(self) -> frozenset[str]:
+        """v1 controllers these limits need beyond those every container is in."""
+        wanted = {
+            "cpuset": self.cpuset_cpus or self.cpuset_mems,
+            "hugetlb": self.hugepages,
+            "net_cls": self.network_class is not None,
+            "net_prio": self.network_priorities,
+            "rdma": self.rdma,
+        }
+        return frozenset(name for name, set_ in wanted.items() if set_)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Linux:
-    """`namespaces`: type to the path to join, empty for a new one."""
+    """`namespaces`: type to the path to join, empty for a new one. `time_offsets`: clock to
+    (seconds, nanoseconds)."""
 
     namespaces: Mapping[str, str] = field(default_factory=dict)
     uid_mappings: tuple[IdMapping, ...] = ()
@@ -139,6 +239,9 @@ class Linux:
     sysctl: Mapping[str, str] = field(default_factory=dict)
     masked_paths: tuple[str, ...] = ()
     readonly_paths: tuple[str, ...] = ()
+    personality: int | None = None
+    time_offsets: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    mount_label: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +256,7 @@ class Config:
     mounts: tuple[Mount, ...] = ()
     linux: Linux = field(default_factory=Linux)
     annotations: Mapping[str, str] = field(default_factory=dict)
+    hooks: Hooks = field(default_factory=Hooks)
 
     @property
     def private_users(self) -> bool:

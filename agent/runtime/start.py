@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from agent.runtime import channel
-from agent.runtime.container import Container
+from agent.runtime import channel, hooks
+from agent.runtime.container import Container, ContainerState
 from agent.runtime.failure import RuntimeFailure
+from agent.runtime.kill import kill_all
+from agent.runtime.state import document
 
 
 def start(container: Container) -> None:
@@ -13,6 +15,18 @@ def start(container: Container) -> None:
     try:
         if not channel.tell(container.control, channel.START):
             raise RuntimeFailure("the container's process ended before it was started")
+        if container.has_start_hooks:
+            container.control.settimeout(None)
         channel.answer(container.control, "starting the command")
     finally:
         container.control.close()
+    run_poststart(container.state)
+
+
+def run_poststart(state: ContainerState) -> None:
+    """The poststart hooks. One that fails ends the container (runtime.md, "Lifecycle", 1.2.1)."""
+    try:
+        hooks.run(state.hooks.poststart, document(state, "running"))
+    except RuntimeFailure:
+        kill_all(state.cgroup)
+        raise

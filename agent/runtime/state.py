@@ -13,6 +13,18 @@ def running(state: ContainerState) -> bool:
     return start_ticks(state.pid) == state.pid_start_ticks != 0
 
 
+def document(state: ContainerState, status: str) -> dict[str, object]:
+    """The OCI state document, as hooks get it and `describe` completes it."""
+    written: dict[str, object] = {
+        "ociVersion": OCI_VERSION,
+        "id": state.uid,
+        "status": status,
+        "pid": state.pid if status != "stopped" else 0,
+        "bundle": str(state.bundle),
+    }
+    return {**written, "annotations": dict(state.annotations)} if state.annotations else written
+
+
 def describe(state: ContainerState, *, started: bool = True) -> dict[str, object]:
     """The OCI state document."""
     status = "stopped"
@@ -20,10 +32,4 @@ def describe(state: ContainerState, *, started: bool = True) -> dict[str, object
         status = "created" if not started else "running"
         if started and paused(state.cgroup):
             status = "paused"
-    return {
-        "ociVersion": OCI_VERSION,
-        "id": state.uid,
-        "status": status,
-        "pid": state.pid if status != "stopped" else 0,
-        "bundle": str(state.bundle),
-    }
+    return document(state, status)

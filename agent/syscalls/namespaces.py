@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+
 from agent.syscalls.call import call
+
+_NS_GET_NSTYPE = 0xB703
 
 CLONE_NEWTIME = 0x00000080
 CLONE_NEWNS = 0x00020000
@@ -27,3 +31,11 @@ def setns(fd: int, flags: int) -> None:
 def setdomainname(name: bytes) -> None:
     """The NIS domain name of the UTS namespace."""
     call("setdomainname", name, len(name))
+
+
+def kind(fd: int) -> int:
+    """The CLONE_NEW* flag of the namespace file `fd` (ioctl_nsfs(2)); 0 where it is none."""
+    try:
+        return fcntl.ioctl(fd, _NS_GET_NSTYPE)
+    except OSError:
+        return 0

@@ -12,6 +12,8 @@ RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
 RESOLVE_IN_ROOT = 0x10
+PROC_MAGIC = 0x9FA0
+SYSFS_MAGIC = 0x62656572
 
 
 class _OpenHow(ctypes.Structure):
@@ -30,3 +32,10 @@ def open_in_root(root: int, path: bytes, flags: int, *, mode: int = 0) -> int:
     """Open with `root` as "/": absolute links and `..` stay inside, /proc magic links fail."""
     resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
     return openat2(root, path, flags, mode=mode, resolve=resolve)
+
+
+def filesystem_type(fd: int) -> int:
+    """The magic number of the file system a descriptor lies on (statfs(2), linux/magic.h)."""
+    buffer = (ctypes.c_long * 16)()
+    call("fstatfs", fd, ctypes.addressof(buffer))
+    return buffer[0]

@@ -1,6 +1,6 @@
 """Control groups: v1, v2 and hybrid (v1 controllers beside an empty v2 tree), cgroups(7)."""
 
-from agent.runtime.cgroups.hierarchy import Cgroup, Hierarchy, Kind, create, detect, reopen
+from agent.runtime.cgroups.hierarchy import Cgroup, Hierarchy, Kind, create, detect, remove, reopen
 from agent.runtime.cgroups.limits import apply
 from agent.runtime.cgroups.stats import Stats, oom_killed, oom_kills, stats
 
@@ -14,6 +14,7 @@ __all__ = [
     "detect",
     "oom_killed",
     "oom_kills",
+    "remove",
     "reopen",
     "stats",
 ]

@@ -6,16 +6,17 @@ import contextlib
 import errno
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
 from agent.runtime.failure import RuntimeFailure
 
 UNIFIED = "unified"
-# v1 controllers a container gets a cgroup in; cpuset only joins where it is limited, since a new
-# cpuset has neither cpus nor memory nodes until both are written.
+# v1 controllers a container gets a cgroup in; the others only join where they limit something (a
+# new cpuset has neither cpus nor memory nodes until both are written).
 _V1_USED = ("cpu", "cpuacct", "memory", "pids", "devices", "blkio")
+_V1_ON_DEMAND = ("cpuset", "hugetlb", "net_cls", "net_prio", "rdma")
 _V2_ENABLED = ("cpu", "io", "memory", "pids", "cpuset")
 _REMOVE_DEADLINE_S = 5.0
 
@@ -37,11 +38,13 @@ class Hierarchy:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cgroup:
     """`path` below each mount; `directories`: controller (and `unified`) to the directory.
-    Controllers mounted together share one directory."""
+    Controllers mounted together share one directory. `kept`: directories that were there before
+    the container, and stay when it is deleted."""
 
     kind: Kind
     path: str
     directories: Mapping[str, str]
+    kept: tuple[str, ...] = ()
 
     def directory(self, controller: str) -> str | None:
         """Where the controller's files are: its own v1 tree, or the v2 tree."""
@@ -86,7 +89,7 @@ def detect(mountinfo: str = "/proc/self/mountinfo") -> Hierarchy:
                 mounts.setdefault(UNIFIED, where)
             elif kind == "cgroup":
                 for option in options.split(","):
-                    if option in (*_V1_USED, "freezer", "cpuset"):
+                    if option in (*_V1_USED, *_V1_ON_DEMAND, "freezer"):
                         mounts.setdefault(option, where)
     if not mounts:
         raise RuntimeFailure("no cgroup file system is mounted; mount cgroup2 on /sys/fs/cgroup")
@@ -106,30 +109,50 @@ def reopen(hierarchy: Hierarchy, path: str) -> Cgroup:
     return Cgroup(kind=hierarchy.kind, path=path, directories=directories)
 
 
-def create(hierarchy: Hierarchy, path: str, *, cpuset: bool = False) -> Cgroup:
-    """Make the cgroup at `path` in every tree that is used. On v2 its ancestors below the mount
-    get their controllers enabled, which fails where an ancestor holds processes itself."""
+def create(hierarchy: Hierarchy, path: str, *, also: Collection[str] = ()) -> Cgroup:
+    """Make the cgroup at `path` in every tree that is used, those of the controllers `also` too.
+    On v2 its ancestors below the mount get their controllers enabled, which fails where an
+    ancestor holds processes itself."""
     directories: dict[str, str] = {}
+    kept: list[str] = []
     try:
         for controller, mount in hierarchy.mounts.items():
-            if not _used(hierarchy, controller, cpuset):
+            if not _used(hierarchy, controller, also):
                 continue
             directory = _join(mount, path)
             if directory not in directories.values():
-                _make(hierarchy, controller, mount, path)
+                try:
+                    _make(hierarchy, controller, mount, path)
+                except FileExistsError:
+                    _check_vacant(directory)
+                    kept.append(directory)
             directories[controller] = directory
-    except OSError as error:
-        remove(Cgroup(kind=hierarchy.kind, path=path, directories=directories))
+    except (OSError, RuntimeFailure) as error:
+        made = Cgroup(kind=hierarchy.kind, path=path, directories=directories, kept=tuple(kept))
+        remove(made)
+        if isinstance(error, RuntimeFailure):
+            raise
         raise RuntimeFailure(
             f"cannot make cgroup {error.filename}: {error.strerror}", "linux.cgroupsPath"
         ) from error
-    return Cgroup(kind=hierarchy.kind, path=path, directories=directories)
+    return Cgroup(kind=hierarchy.kind, path=path, directories=directories, kept=tuple(kept))
 
 
-def _used(hierarchy: Hierarchy, controller: str, cpuset: bool) -> bool:
+def _check_vacant(directory: str) -> None:
+    """A cgroup that exists may be used, but not shared with others or while it is frozen
+    (config-linux.md, "Control groups")."""
+    for where, _, _ in os.walk(directory):
+        if read(where, "cgroup.procs").split():
+            raise RuntimeFailure(f"cgroup {directory} holds processes", "linux.cgroupsPath")
+    with contextlib.suppress(FileNotFoundError):
+        if "frozen 1" in read(directory, "cgroup.events"):
+            raise RuntimeFailure(f"cgroup {directory} is frozen", "linux.cgroupsPath")
+
+
+def _used(hierarchy: Hierarchy, controller: str, also: Collection[str]) -> bool:
     if controller == "freezer":
         return UNIFIED not in hierarchy.mounts
-    return controller != "cpuset" or cpuset
+    return controller not in _V1_ON_DEMAND or controller in also
 
 
 def _make(hierarchy: Hierarchy, controller: str, mount: str, path: str) -> None:
@@ -169,6 +192,8 @@ def remove(cgroup: Cgroup, *, deadline_s: float = _REMOVE_DEADLINE_S) -> None:
     until its last dead process is reaped: retried until the deadline, then RuntimeFailure."""
     deadline = time.monotonic() + deadline_s
     for directory in cgroup.distinct:
+        if directory in cgroup.kept:
+            continue
         pause_s = 0.0005
         while not _remove_tree(directory):
             if time.monotonic() > deadline:

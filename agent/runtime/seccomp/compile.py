@@ -10,10 +10,9 @@ from collections.abc import Mapping
 
 from agent.runtime.failure import RuntimeFailure
 from agent.runtime.fields import Field
-from agent.syscalls.seccomp import FILTER_FLAG_LOG
 
 _PATH = "linux.seccomp"
-_ACTIONS = {
+ACTIONS = {
     "SCMP_ACT_KILL": 0x00000000,
     "SCMP_ACT_KILL_THREAD": 0x00000000,
     "SCMP_ACT_KILL_PROCESS": 0x80000000,
@@ -23,21 +22,36 @@ _ACTIONS = {
     "SCMP_ACT_LOG": 0x7FFC0000,
     "SCMP_ACT_ALLOW": 0x7FFF0000,
 }
+FLAGS = {
+    "SECCOMP_FILTER_FLAG_TSYNC": 1, "SECCOMP_FILTER_FLAG_LOG": 2,
+    "SECCOMP_FILTER_FLAG_SPEC_ALLOW": 4,
+}  # fmt: skip
 _WITH_ERRNO = ("SCMP_ACT_ERRNO", "SCMP_ACT_TRACE")
-_OPERATORS = {
+OPERATORS = {
     "SCMP_CMP_NE": 1, "SCMP_CMP_LT": 2, "SCMP_CMP_LE": 3, "SCMP_CMP_EQ": 4, "SCMP_CMP_GE": 5,
     "SCMP_CMP_GT": 6, "SCMP_CMP_MASKED_EQ": 7,
 }  # fmt: skip
 # AUDIT_ARCH_* tokens, seccomp_arch_add(3).
-_ARCHITECTURES = {
+ARCHITECTURES = {
     "SCMP_ARCH_X86": 0x40000003,
     "SCMP_ARCH_X86_64": 0xC000003E,
     "SCMP_ARCH_X32": 0x4000003E,
     "SCMP_ARCH_ARM": 0x40000028,
     "SCMP_ARCH_AARCH64": 0xC00000B7,
-    "SCMP_ARCH_RISCV64": 0xC00000F3,
+    "SCMP_ARCH_MIPS": 0x00000008,
+    "SCMP_ARCH_MIPS64": 0x80000008,
+    "SCMP_ARCH_MIPS64N32": 0xA0000008,
+    "SCMP_ARCH_MIPSEL": 0x40000008,
+    "SCMP_ARCH_MIPSEL64": 0xC0000008,
+    "SCMP_ARCH_MIPSEL64N32": 0xE0000008,
+    "SCMP_ARCH_PPC": 0x00000014,
+    "SCMP_ARCH_PPC64": 0x80000015,
     "SCMP_ARCH_PPC64LE": 0xC0000015,
+    "SCMP_ARCH_S390": 0x00000016,
     "SCMP_ARCH_S390X": 0x80000016,
+    "SCMP_ARCH_PARISC": 0x0000000F,
+    "SCMP_ARCH_PARISC64": 0x8000000F,
+    "SCMP_ARCH_RISCV64": 0xC00000F3,
 }
 _EPERM = 1
 _EEXIST = 17
@@ -68,9 +82,9 @@ def flags(section: Mapping[str, object]) -> int:
     """seccomp(2) flags of the section."""
     found = 0
     for member in Field(section, _PATH).get("flags").items():
-        if member.text() != "SECCOMP_FILTER_FLAG_LOG":
+        if member.text() not in FLAGS:
             raise member.fail(f'"{member.text()}" is not supported by this runtime')
-        found |= FILTER_FLAG_LOG
+        found |= FLAGS[member.text()]
     return found
 
 
@@ -80,8 +94,9 @@ def compile_(section: Mapping[str, object]) -> bytes:
     Names that no architecture here knows are skipped, as runc does; anything else that cannot
     be expressed raises RuntimeFailure."""
     root = Field(section, _PATH)
-    if root.get("listenerPath").present:
-        raise root.get("listenerPath").fail("is not supported by this runtime")
+    for name in ("listenerPath", "listenerMetadata"):
+        if root.get(name).value:
+            raise root.get(name).fail("is not supported: no notifications to a listener")
     library = _library()
     context = library.seccomp_init(_action(root, "defaultAction", "defaultErrnoRet"))
     if not context:
@@ -118,15 +133,16 @@ def _library() -> ctypes.CDLL:
 
 def _action(field: Field, action: str, errno: str) -> int:
     name = field.get(action).required_text()
-    if name not in _ACTIONS:
-        raise field.get(action).fail(f'"{name}" is not supported by this runtime')
+    if name not in ACTIONS:
+        what = "notifies a listener, which" if name == "SCMP_ACT_NOTIFY" else f'"{name}"'
+        raise field.get(action).fail(f"{what} is not supported by this runtime")
     value = field.get(errno).number(_EPERM, low=0, high=0xFFFF)
-    return _ACTIONS[name] | (value if name in _WITH_ERRNO else 0)
+    return ACTIONS[name] | (value if name in _WITH_ERRNO else 0)
 
 
 def _add_architectures(library: ctypes.CDLL, context: int, root: Field) -> None:
     for member in root.get("architectures").items():
-        token = _ARCHITECTURES.get(member.text())
+        token = ARCHITECTURES.get(member.text())
         if token is None:
             raise member.fail(f'"{member.text()}" is not a known architecture')
         result = library.seccomp_arch_add(context, token)
@@ -161,9 +177,9 @@ def _add_rule(library: ctypes.CDLL, context: int, rule: Field, default: str) -> 
 
 def _operator(field: Field) -> int:
     name = field.required_text()
-    if name not in _OPERATORS:
+    if name not in OPERATORS:
         raise field.fail(f'"{name}" is not an operator of seccomp_rule_add(3)')
-    return _OPERATORS[name]
+    return OPERATORS[name]
 
 
 def _export(library: ctypes.CDLL, context: int) -> bytes:

@@ -38,5 +38,5 @@ def test_recursive_words() -> None:
 
 def test_refused() -> None:
     """What is not done is refused by name."""
-    with pytest.raises(RuntimeFailure, match=r'mounts\[0\]\.options: "tmpcopyup" is not supp'):
-        parse("tmpcopyup")
+    with pytest.raises(RuntimeFailure, match=r'mounts\[0\]\.options: "remount" is not supp'):
+        parse("remount")

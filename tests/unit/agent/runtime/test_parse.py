@@ -51,14 +51,39 @@ def test_valid() -> None:
         ("process.env", ["A=1", "B"], "process.env[1]: is not NAME=value"),
         ("process.user", {"uid": -1}, "process.user.uid: -1 is not between 0 and 4294967294"),
         ("process.user", {"uid": True}, "process.user.uid: must be a number, not true or false"),
-        ("process.capabilities", {"bounding": ["CAP_FLY"]},
-         'process.capabilities.bounding[0]: "CAP_FLY" is not a capability, like CAP_CHOWN'),
         ("process.rlimits", [{"type": "RLIMIT_X", "soft": 1, "hard": 1}],
          'process.rlimits[0].type: "RLIMIT_X" is not a limit, like RLIMIT_NOFILE'),
-        ("process.apparmorProfile", "x", "process.apparmorProfile: is not supported by this "
-         "runtime; remove it or use runc or crun"),
-        ("hooks", {"poststop": [{"path": "/x"}]},
-         "hooks: is not supported by this runtime; remove it or use runc or crun"),
+        ("process.rlimits", [{"type": "RLIMIT_CPU", "soft": 1, "hard": 1}] * 2,
+         'process.rlimits[1].type: "RLIMIT_CPU" is given twice'),
+        ("process.scheduler", {"policy": "SCHED_ISO"},
+         'process.scheduler.policy: "SCHED_ISO" is not a policy of this kernel, like SCHED_RR'),
+        ("process.ioPriority", {"class": "IOPRIO_CLASS_X"}, "process.ioPriority.class: "
+         '"IOPRIO_CLASS_X" is not one of IOPRIO_CLASS_RT, IOPRIO_CLASS_BE, IOPRIO_CLASS_IDLE'),
+        ("process.execCPUAffinity", {"final": "3-1"},
+         'process.execCPUAffinity.final: "3-1" is not a range up to 8191'),
+        ("hooks", {"poststop": [{"path": "x"}]},
+         'hooks.poststop[0].path: "x" is not an absolute path'),
+        ("hooks", {"poststop": [{"path": "/x", "timeout": 0}]},
+         "hooks.poststop[0].timeout: 0 is not between 1 and 31536000"),
+        ("hooks", {"later": []}, "hooks.later: is not one of prestart, createRuntime, "
+         "createContainer, startContainer, poststart, poststop"),
+        ("domainname", "d", "domainname: needs a uts namespace in linux.namespaces"),
+        ("linux.timeOffsets", {"monotonic": {"secs": 1}},
+         "linux.timeOffsets: needs a new time namespace in linux.namespaces"),
+        ("linux.timeOffsets", {"realtime": {"secs": 1}},
+         "linux.timeOffsets.realtime: is not one of monotonic, boottime"),
+        ("linux.personality", {"domain": "BSD"},
+         'linux.personality.domain: "BSD" is not one of LINUX, LINUX32'),
+        ("linux.namespaces", [{"type": "mount", "path": "/x"}],
+         'root.path: must be "/": a joined mount namespace brings its own root'),
+        ("linux.sysctl", {"net.ipv4./../../kernel/core_pattern": "x"},
+         'linux.sysctl: "net.ipv4./../../kernel/core_pattern" is not the name of a sysctl'),
+        ("linux.sysctl", {"net/../kernel/core_pattern": "x"},
+         'linux.sysctl: "net/../kernel/core_pattern" is not the name of a sysctl'),
+        ("linux.resources", {"hugepageLimits": [{"pageSize": "2M", "limit": 1}]},
+         'linux.resources.hugepageLimits[0].pageSize: "2M" is not a page size, like 2MB'),
+        ("linux.resources", {"rdma": {"mlx": {}}},
+         "linux.resources.rdma.mlx: needs hcaHandles or hcaObjects"),
         ("hostname", "h", "hostname: needs a uts namespace in linux.namespaces"),
         ("mounts", [{"destination": "x"}],
          'mounts[0].destination: "x" is not an absolute path'),
@@ -88,6 +113,16 @@ def test_errors_name_the_field(path: str, value: object, message: str) -> None:
     with pytest.raises(RuntimeFailure) as caught:
         parse.config(with_(path, value))
     assert str(caught.value) == message
+
+
+def test_an_unknown_capability_is_a_warning() -> None:
+    """config.md, "capabilities": what maps to nothing is warned of, not refused."""
+    sets = parse.config(with_("process.capabilities", {"bounding": ["CAP_FLY", "CAP_KILL"]}))
+    assert sets.process.capabilities is not None
+    assert sets.process.capabilities.bounding == 1 << 5
+    assert sets.process.capabilities.unknown == (
+        'process.capabilities.bounding[0]: "CAP_FLY" is not a capability; ignored',
+    )
 
 
 @pytest.mark.parametrize("document", [[], "x", 1, None, {"process": []}])
@@ -150,7 +185,10 @@ _FIELDS = [
     *(f"process.{n}" for n in ("args", "cwd", "env", "user", "capabilities", "rlimits", "terminal",
                                "consoleSize", "oomScoreAdj")),
     *(f"linux.{n}" for n in ("namespaces", "uidMappings", "devices", "resources", "seccomp",
-                             "sysctl", "maskedPaths", "cgroupsPath", "rootfsPropagation")),
+                             "sysctl", "maskedPaths", "cgroupsPath", "rootfsPropagation",
+                             "personality", "timeOffsets", "resources.blockIO", "resources.rdma",
+                             "resources.hugepageLimits", "resources.network")),
+    *(f"process.{n}" for n in ("scheduler", "ioPriority", "execCPUAffinity", "selinuxLabel")),
     "root", "mounts", "hostname", "annotations", "linux", "process", "hooks",
 ]  # fmt: skip
 
