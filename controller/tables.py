@@ -17,6 +17,7 @@ from bayplan.model.node import Node, NodeStatus
 from bayplan.model.secret import SealedSecret
 from bayplan.model.service import Rollout, Service, ServiceVersion, SlotMark
 from bayplan.model.task import Task, TaskStatus
+from bayplan.model.workload import CronState, Run
 
 T = TypeVar("T")
 
@@ -30,6 +31,8 @@ class Kind(StrEnum):
     TASK = "tasks"
     STATUS = "status"
     SLOT = "slots"
+    RUN = "runs"
+    CRON = "crons"
     NODE = "nodes"
     NODE_STATUS = "nodestatus"
     SECRET = "secrets"  # noqa: S105
@@ -41,8 +44,8 @@ class Kind(StrEnum):
 
 Key = tuple[str, str]
 """(namespace, name). Cluster-wide kinds have namespace "". Names by kind: service name; version
-`service.generation`; rollout: service; task and status: task name; slot: `service.slot`; node
-name; secret name; event id; token id; identity name; cluster: "cluster"."""
+`service.generation`; rollout: service; task and status: task name; slot: `service.slot`; run
+and cron: service; node name; secret name; event id; token id; identity name; cluster: "cluster"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,8 @@ class Tables:
     tasks: Table[Task] = field(default_factory=dict)
     status: Table[TaskStatus] = field(default_factory=dict)
     slots: Table[SlotMark] = field(default_factory=dict)
+    runs: Table[Run] = field(default_factory=dict)
+    crons: Table[CronState] = field(default_factory=dict)
     nodes: Table[Node] = field(default_factory=dict)
     nodestatus: Table[NodeStatus] = field(default_factory=dict)
     secrets: Table[SealedSecret] = field(default_factory=dict)

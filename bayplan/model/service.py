@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from bayplan.model.resources import Resources
+from bayplan.model.workload import CronPolicy, JobPolicy, SlotResult, WorkloadKind
 
 
 class Protocol(StrEnum):
@@ -294,8 +295,9 @@ class UpdatePolicy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceSpec:
-    """`replicas` None: keep what `bay scale` set, 1 for a new service. A higher `priority` is
-    placed first, and may take the room of a lower one."""
+    """A document of any kind of workload. `replicas` None: keep what `bay scale` set, 1 for a
+    new service. A higher `priority` is placed first, and may take the room of a lower one. `job`
+    is there for a job and for a cron, which makes such jobs."""
 
     name: str
     template: TaskTemplate
@@ -305,14 +307,20 @@ class ServiceSpec:
     placement: Placement = field(default_factory=Placement)
     update: UpdatePolicy = field(default_factory=UpdatePolicy)
     priority: int = 0
+    kind: WorkloadKind = WorkloadKind.SERVICE
+    job: JobPolicy | None = None
+    cron: CronPolicy | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """The stored service: the newest version applied, and what verbs changed beside it.
+    """The stored workload: the newest version applied, and what verbs changed beside it.
 
     `generation` counts versions (apply, restart, rollback); `template_hash` is computed when
     a version is made and never again, so that newer code restarts nothing.
+
+    `run_generation` is the version that a job's present run began with; `owner` the cron that
+    made the job for the time `scheduled_at`. A stopped job or cron is suspended.
     """
 
     namespace: str
@@ -328,6 +336,9 @@ class Service:
     created_at: float = 0.0
     applied_at: float = 0.0
     applied_by: str = ""
+    run_generation: int = 0
+    owner: str = ""
+    scheduled_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -372,10 +383,14 @@ class Rollout:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotMark:
-    """The highest attempt and epoch a slot ever had; outlives the tasks' history."""
+    """The highest attempt and epoch a slot ever had; outlives the tasks' history. Of a job's
+    index also how often it `failed` in the run `generation`, and its `result`."""
 
     namespace: str
     service: str
     slot: int
     attempt: int
     epoch: int = 0
+    generation: int = 0
+    failures: int = 0
+    result: SlotResult | None = None

@@ -83,7 +83,8 @@ class DeviceShare:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """Desired: written by the controller alone. `node` empty: not placed yet. `uid` is derived
-    from (service uid, slot, attempt) and names everything of the task on its host."""
+    from (service uid, slot, attempt) and names everything of the task on its host.
+    `pinned_node`: the only node it may go to (a daemon's)."""
 
     namespace: str
     service: str
@@ -101,6 +102,7 @@ class Task:
     not_before_at: float = 0.0
     reason: str = ""
     devices: tuple[DeviceShare, ...] = ()
+    pinned_node: str = ""
 
     @property
     def name(self) -> str:

@@ -21,6 +21,7 @@ from bayplan.model.node import Node, NodeStatus
 from bayplan.model.secret import SealedSecret
 from bayplan.model.service import Rollout, Service, ServiceVersion, SlotMark
 from bayplan.model.task import Task, TaskStatus
+from bayplan.model.workload import CronState, Run
 from bayplan.wire import convert
 from bayplan.wire._pb.bayplan.v1 import store_pb2
 from controller.tables import Kind, Stored
@@ -38,6 +39,8 @@ CLASSES: dict[Kind, type[Any]] = {
     Kind.TASK: Task,
     Kind.STATUS: TaskStatus,
     Kind.SLOT: SlotMark,
+    Kind.RUN: Run,
+    Kind.CRON: CronState,
     Kind.NODE: Node,
     Kind.NODE_STATUS: NodeStatus,
     Kind.SECRET: SealedSecret,

@@ -220,6 +220,64 @@ ROLLOUT_STATE_ROLLING_BACK: RolloutState.ValueType  # 3
 ROLLOUT_STATE_ROLLED_BACK: RolloutState.ValueType  # 4
 ROLLOUT_STATE_COMPLETE: RolloutState.ValueType  # 5
 
+class _WorkloadKind:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WorkloadKindEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_WorkloadKind.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    WORKLOAD_KIND_UNSPECIFIED: _WorkloadKind.ValueType  # 0
+    WORKLOAD_KIND_SERVICE: _WorkloadKind.ValueType  # 1
+    WORKLOAD_KIND_JOB: _WorkloadKind.ValueType  # 2
+    WORKLOAD_KIND_CRON: _WorkloadKind.ValueType  # 3
+    WORKLOAD_KIND_DAEMON: _WorkloadKind.ValueType  # 4
+
+class WorkloadKind(_WorkloadKind, metaclass=_WorkloadKindEnumTypeWrapper): ...
+
+WORKLOAD_KIND_UNSPECIFIED: WorkloadKind.ValueType  # 0
+WORKLOAD_KIND_SERVICE: WorkloadKind.ValueType  # 1
+WORKLOAD_KIND_JOB: WorkloadKind.ValueType  # 2
+WORKLOAD_KIND_CRON: WorkloadKind.ValueType  # 3
+WORKLOAD_KIND_DAEMON: WorkloadKind.ValueType  # 4
+
+class _Overlap:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OverlapEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Overlap.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    OVERLAP_UNSPECIFIED: _Overlap.ValueType  # 0
+    OVERLAP_ALLOW: _Overlap.ValueType  # 1
+    OVERLAP_FORBID: _Overlap.ValueType  # 2
+    OVERLAP_REPLACE: _Overlap.ValueType  # 3
+
+class Overlap(_Overlap, metaclass=_OverlapEnumTypeWrapper): ...
+
+OVERLAP_UNSPECIFIED: Overlap.ValueType  # 0
+OVERLAP_ALLOW: Overlap.ValueType  # 1
+OVERLAP_FORBID: Overlap.ValueType  # 2
+OVERLAP_REPLACE: Overlap.ValueType  # 3
+
+class _RunState:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RunStateEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_RunState.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    RUN_STATE_UNSPECIFIED: _RunState.ValueType  # 0
+    RUN_STATE_RUNNING: _RunState.ValueType  # 1
+    RUN_STATE_COMPLETE: _RunState.ValueType  # 2
+    RUN_STATE_FAILED: _RunState.ValueType  # 3
+    RUN_STATE_CANCELLED: _RunState.ValueType  # 4
+
+class RunState(_RunState, metaclass=_RunStateEnumTypeWrapper): ...
+
+RUN_STATE_UNSPECIFIED: RunState.ValueType  # 0
+RUN_STATE_RUNNING: RunState.ValueType  # 1
+RUN_STATE_COMPLETE: RunState.ValueType  # 2
+RUN_STATE_FAILED: RunState.ValueType  # 3
+RUN_STATE_CANCELLED: RunState.ValueType  # 4
+
 class _TaskState:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -1020,10 +1078,14 @@ class ServiceSpec(message.Message):
     PLACEMENT_FIELD_NUMBER: builtins.int
     UPDATE_FIELD_NUMBER: builtins.int
     PRIORITY_FIELD_NUMBER: builtins.int
+    KIND_FIELD_NUMBER: builtins.int
+    JOB_FIELD_NUMBER: builtins.int
+    CRON_FIELD_NUMBER: builtins.int
     name: builtins.str
     namespace: builtins.str
     replicas: builtins.int
     priority: builtins.int
+    kind: WorkloadKind.ValueType
     @builtins.property
     def template(self) -> TaskTemplate: ...
     @builtins.property
@@ -1032,6 +1094,10 @@ class ServiceSpec(message.Message):
     def placement(self) -> Placement: ...
     @builtins.property
     def update(self) -> UpdatePolicy: ...
+    @builtins.property
+    def job(self) -> JobPolicy: ...
+    @builtins.property
+    def cron(self) -> CronPolicy: ...
     def __init__(
         self,
         *,
@@ -1043,10 +1109,13 @@ class ServiceSpec(message.Message):
         placement: Placement | None = ...,
         update: UpdatePolicy | None = ...,
         priority: builtins.int = ...,
+        kind: WorkloadKind.ValueType = ...,
+        job: JobPolicy | None = ...,
+        cron: CronPolicy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["_replicas", b"_replicas", "placement", b"placement", "replicas", b"replicas", "template", b"template", "update", b"update"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_replicas", b"_replicas", "cron", b"cron", "job", b"job", "placement", b"placement", "replicas", b"replicas", "template", b"template", "update", b"update"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_replicas", b"_replicas", "labels", b"labels", "name", b"name", "namespace", b"namespace", "placement", b"placement", "priority", b"priority", "replicas", b"replicas", "template", b"template", "update", b"update"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_replicas", b"_replicas", "cron", b"cron", "job", b"job", "kind", b"kind", "labels", b"labels", "name", b"name", "namespace", b"namespace", "placement", b"placement", "priority", b"priority", "replicas", b"replicas", "template", b"template", "update", b"update"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__replicas: _TypeAlias = typing.Literal["replicas"]  # noqa: Y015
     _WhichOneofArgType__replicas: _TypeAlias = typing.Literal["_replicas", b"_replicas"]  # noqa: Y015
@@ -1069,6 +1138,9 @@ class Service(message.Message):
     CREATED_AT_FIELD_NUMBER: builtins.int
     APPLIED_AT_FIELD_NUMBER: builtins.int
     APPLIED_BY_FIELD_NUMBER: builtins.int
+    RUN_GENERATION_FIELD_NUMBER: builtins.int
+    OWNER_FIELD_NUMBER: builtins.int
+    SCHEDULED_AT_FIELD_NUMBER: builtins.int
     namespace: builtins.str
     name: builtins.str
     uid: builtins.str
@@ -1081,6 +1153,9 @@ class Service(message.Message):
     created_at: builtins.float
     applied_at: builtins.float
     applied_by: builtins.str
+    run_generation: builtins.int
+    owner: builtins.str
+    scheduled_at: builtins.float
     @builtins.property
     def spec(self) -> ServiceSpec: ...
     def __init__(
@@ -1099,10 +1174,13 @@ class Service(message.Message):
         created_at: builtins.float = ...,
         applied_at: builtins.float = ...,
         applied_by: builtins.str = ...,
+        run_generation: builtins.int = ...,
+        owner: builtins.str = ...,
+        scheduled_at: builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["applied_at", b"applied_at", "applied_by", b"applied_by", "created_at", b"created_at", "deleting", b"deleting", "generation", b"generation", "name", b"name", "namespace", b"namespace", "replicas", b"replicas", "source", b"source", "spec", b"spec", "stopped", b"stopped", "template_hash", b"template_hash", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["applied_at", b"applied_at", "applied_by", b"applied_by", "created_at", b"created_at", "deleting", b"deleting", "generation", b"generation", "name", b"name", "namespace", b"namespace", "owner", b"owner", "replicas", b"replicas", "run_generation", b"run_generation", "scheduled_at", b"scheduled_at", "source", b"source", "spec", b"spec", "stopped", b"stopped", "template_hash", b"template_hash", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1198,11 +1276,18 @@ class SlotMark(message.Message):
     SLOT_FIELD_NUMBER: builtins.int
     ATTEMPT_FIELD_NUMBER: builtins.int
     EPOCH_FIELD_NUMBER: builtins.int
+    GENERATION_FIELD_NUMBER: builtins.int
+    FAILURES_FIELD_NUMBER: builtins.int
+    RESULT_FIELD_NUMBER: builtins.int
     namespace: builtins.str
     service: builtins.str
     slot: builtins.int
     attempt: builtins.int
     epoch: builtins.int
+    generation: builtins.int
+    failures: builtins.int
+    @builtins.property
+    def result(self) -> SlotResult: ...
     def __init__(
         self,
         *,
@@ -1211,10 +1296,209 @@ class SlotMark(message.Message):
         slot: builtins.int = ...,
         attempt: builtins.int = ...,
         epoch: builtins.int = ...,
+        generation: builtins.int = ...,
+        failures: builtins.int = ...,
+        result: SlotResult | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["attempt", b"attempt", "epoch", b"epoch", "failures", b"failures", "generation", b"generation", "namespace", b"namespace", "result", b"result", "service", b"service", "slot", b"slot"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class JobPolicy(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    COMPLETIONS_FIELD_NUMBER: builtins.int
+    PARALLELISM_FIELD_NUMBER: builtins.int
+    RETRIES_FIELD_NUMBER: builtins.int
+    RETRY_DELAY_S_FIELD_NUMBER: builtins.int
+    RETRY_MAX_DELAY_S_FIELD_NUMBER: builtins.int
+    DEADLINE_S_FIELD_NUMBER: builtins.int
+    TTL_S_FIELD_NUMBER: builtins.int
+    SUSPEND_FIELD_NUMBER: builtins.int
+    completions: builtins.int
+    parallelism: builtins.int
+    retries: builtins.int
+    retry_delay_s: builtins.float
+    retry_max_delay_s: builtins.float
+    deadline_s: builtins.float
+    ttl_s: builtins.float
+    suspend: builtins.bool
+    def __init__(
+        self,
+        *,
+        completions: builtins.int = ...,
+        parallelism: builtins.int = ...,
+        retries: builtins.int = ...,
+        retry_delay_s: builtins.float = ...,
+        retry_max_delay_s: builtins.float = ...,
+        deadline_s: builtins.float = ...,
+        ttl_s: builtins.float | None = ...,
+        suspend: builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_ttl_s", b"_ttl_s", "ttl_s", b"ttl_s"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_ttl_s", b"_ttl_s", "completions", b"completions", "deadline_s", b"deadline_s", "parallelism", b"parallelism", "retries", b"retries", "retry_delay_s", b"retry_delay_s", "retry_max_delay_s", b"retry_max_delay_s", "suspend", b"suspend", "ttl_s", b"ttl_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__ttl_s: _TypeAlias = typing.Literal["ttl_s"]  # noqa: Y015
+    _WhichOneofArgType__ttl_s: _TypeAlias = typing.Literal["_ttl_s", b"_ttl_s"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ttl_s) -> _WhichOneofReturnType__ttl_s | None: ...
+
+@typing.final
+class CronPolicy(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    SCHEDULE_FIELD_NUMBER: builtins.int
+    TIME_ZONE_FIELD_NUMBER: builtins.int
+    OVERLAP_FIELD_NUMBER: builtins.int
+    START_DEADLINE_S_FIELD_NUMBER: builtins.int
+    KEEP_COMPLETE_FIELD_NUMBER: builtins.int
+    KEEP_FAILED_FIELD_NUMBER: builtins.int
+    SUSPEND_FIELD_NUMBER: builtins.int
+    schedule: builtins.str
+    time_zone: builtins.str
+    overlap: Overlap.ValueType
+    start_deadline_s: builtins.float
+    keep_complete: builtins.int
+    keep_failed: builtins.int
+    suspend: builtins.bool
+    def __init__(
+        self,
+        *,
+        schedule: builtins.str = ...,
+        time_zone: builtins.str = ...,
+        overlap: Overlap.ValueType = ...,
+        start_deadline_s: builtins.float = ...,
+        keep_complete: builtins.int = ...,
+        keep_failed: builtins.int = ...,
+        suspend: builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["attempt", b"attempt", "epoch", b"epoch", "namespace", b"namespace", "service", b"service", "slot", b"slot"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["keep_complete", b"keep_complete", "keep_failed", b"keep_failed", "overlap", b"overlap", "schedule", b"schedule", "start_deadline_s", b"start_deadline_s", "suspend", b"suspend", "time_zone", b"time_zone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class SlotResult(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    GENERATION_FIELD_NUMBER: builtins.int
+    ATTEMPT_FIELD_NUMBER: builtins.int
+    COMPLETE_FIELD_NUMBER: builtins.int
+    EXIT_CODE_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    MESSAGE_FIELD_NUMBER: builtins.int
+    NODE_FIELD_NUMBER: builtins.int
+    STARTED_AT_FIELD_NUMBER: builtins.int
+    FINISHED_AT_FIELD_NUMBER: builtins.int
+    generation: builtins.int
+    attempt: builtins.int
+    complete: builtins.bool
+    exit_code: builtins.int
+    reason: builtins.str
+    message: builtins.str
+    node: builtins.str
+    started_at: builtins.float
+    finished_at: builtins.float
+    def __init__(
+        self,
+        *,
+        generation: builtins.int = ...,
+        attempt: builtins.int = ...,
+        complete: builtins.bool = ...,
+        exit_code: builtins.int | None = ...,
+        reason: builtins.str = ...,
+        message: builtins.str = ...,
+        node: builtins.str = ...,
+        started_at: builtins.float = ...,
+        finished_at: builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_exit_code", b"_exit_code", "exit_code", b"exit_code"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_exit_code", b"_exit_code", "attempt", b"attempt", "complete", b"complete", "exit_code", b"exit_code", "finished_at", b"finished_at", "generation", b"generation", "message", b"message", "node", b"node", "reason", b"reason", "started_at", b"started_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__exit_code: _TypeAlias = typing.Literal["exit_code"]  # noqa: Y015
+    _WhichOneofArgType__exit_code: _TypeAlias = typing.Literal["_exit_code", b"_exit_code"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__exit_code) -> _WhichOneofReturnType__exit_code | None: ...
+
+@typing.final
+class Run(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    SERVICE_FIELD_NUMBER: builtins.int
+    GENERATION_FIELD_NUMBER: builtins.int
+    STATE_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    INDEX_FIELD_NUMBER: builtins.int
+    EXIT_CODE_FIELD_NUMBER: builtins.int
+    STARTED_AT_FIELD_NUMBER: builtins.int
+    FINISHED_AT_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    service: builtins.str
+    generation: builtins.int
+    state: RunState.ValueType
+    reason: builtins.str
+    index: builtins.int
+    exit_code: builtins.int
+    started_at: builtins.float
+    finished_at: builtins.float
+    def __init__(
+        self,
+        *,
+        namespace: builtins.str = ...,
+        service: builtins.str = ...,
+        generation: builtins.int = ...,
+        state: RunState.ValueType = ...,
+        reason: builtins.str = ...,
+        index: builtins.int = ...,
+        exit_code: builtins.int | None = ...,
+        started_at: builtins.float = ...,
+        finished_at: builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_exit_code", b"_exit_code", "exit_code", b"exit_code"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_exit_code", b"_exit_code", "exit_code", b"exit_code", "finished_at", b"finished_at", "generation", b"generation", "index", b"index", "namespace", b"namespace", "reason", b"reason", "service", b"service", "started_at", b"started_at", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__exit_code: _TypeAlias = typing.Literal["exit_code"]  # noqa: Y015
+    _WhichOneofArgType__exit_code: _TypeAlias = typing.Literal["_exit_code", b"_exit_code"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__exit_code) -> _WhichOneofReturnType__exit_code | None: ...
+
+@typing.final
+class CronState(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    SERVICE_FIELD_NUMBER: builtins.int
+    SCHEDULE_FIELD_NUMBER: builtins.int
+    TIME_ZONE_FIELD_NUMBER: builtins.int
+    LAST_AT_FIELD_NUMBER: builtins.int
+    LAST_JOB_FIELD_NUMBER: builtins.int
+    SUSPENDED_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    service: builtins.str
+    schedule: builtins.str
+    time_zone: builtins.str
+    last_at: builtins.float
+    last_job: builtins.str
+    suspended: builtins.bool
+    def __init__(
+        self,
+        *,
+        namespace: builtins.str = ...,
+        service: builtins.str = ...,
+        schedule: builtins.str = ...,
+        time_zone: builtins.str = ...,
+        last_at: builtins.float = ...,
+        last_job: builtins.str = ...,
+        suspended: builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["last_at", b"last_at", "last_job", b"last_job", "namespace", b"namespace", "schedule", b"schedule", "service", b"service", "suspended", b"suspended", "time_zone", b"time_zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1287,6 +1571,7 @@ class Task(message.Message):
     NOT_BEFORE_AT_FIELD_NUMBER: builtins.int
     REASON_FIELD_NUMBER: builtins.int
     DEVICES_FIELD_NUMBER: builtins.int
+    PINNED_NODE_FIELD_NUMBER: builtins.int
     namespace: builtins.str
     service: builtins.str
     service_uid: builtins.str
@@ -1301,6 +1586,7 @@ class Task(message.Message):
     created_at: builtins.float
     not_before_at: builtins.float
     reason: builtins.str
+    pinned_node: builtins.str
     @builtins.property
     def ports(self) -> containers.RepeatedCompositeFieldContainer[PublishedPort]: ...
     @builtins.property
@@ -1324,10 +1610,11 @@ class Task(message.Message):
         not_before_at: builtins.float = ...,
         reason: builtins.str = ...,
         devices: abc.Iterable[DeviceShare] | None = ...,
+        pinned_node: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["attempt", b"attempt", "created_at", b"created_at", "desired", b"desired", "devices", b"devices", "epoch", b"epoch", "generation", b"generation", "namespace", b"namespace", "node", b"node", "not_before_at", b"not_before_at", "ports", b"ports", "reason", b"reason", "service", b"service", "service_uid", b"service_uid", "slot", b"slot", "template_hash", b"template_hash", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["attempt", b"attempt", "created_at", b"created_at", "desired", b"desired", "devices", b"devices", "epoch", b"epoch", "generation", b"generation", "namespace", b"namespace", "node", b"node", "not_before_at", b"not_before_at", "pinned_node", b"pinned_node", "ports", b"ports", "reason", b"reason", "service", b"service", "service_uid", b"service_uid", "slot", b"slot", "template_hash", b"template_hash", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
