@@ -1,5 +1,8 @@
-"""Which tasks should exist: replicas, rollout, restart, drain, history. Pure."""
+"""Which tasks should exist: replicas, rollout, jobs, crons, daemons, history. Pure."""
 
+from controller.orchestrator.cron import cron_situation
+from controller.orchestrator.cron import decide as decide_cron
+from controller.orchestrator.daemon import pin
 from controller.orchestrator.decision import Decision, Note
 from controller.orchestrator.history import reap, reap_events
 from controller.orchestrator.naming import task_uid
@@ -14,7 +17,10 @@ __all__ = [
     "Observed",
     "Situation",
     "avoid_nodes",
+    "cron_situation",
     "decide",
+    "decide_cron",
+    "pin",
     "reap",
     "reap_events",
     "situation",

@@ -115,13 +115,12 @@ def mark(situation: Situation, slot: int, attempt: int) -> Changes:
     if found is not None and found.value.attempt >= attempt:
         return ()
     service = situation.service.value
-    value = SlotMark(
-        namespace=service.namespace,
-        service=service.name,
-        slot=slot,
-        attempt=attempt,
-        epoch=found.value.epoch if found else 0,
+    before = (
+        found.value
+        if found
+        else SlotMark(namespace=service.namespace, service=service.name, slot=slot, attempt=0)
     )
+    value = replace(before, attempt=attempt)
     return (
         Put(Kind.SLOT, slot_key(service.namespace, service.name, slot), value, revision(found)),
     )
@@ -162,6 +161,7 @@ def create(
         created_at=now,
         not_before_at=not_before_at,
         reason=reason,
+        pinned_node=situation.pins.get(slot, ""),
     )
     return Put(Kind.TASK, task_key(task), task, 0)
 

@@ -38,6 +38,8 @@ def delete(situation: Situation) -> Decision:
     ]
     if situation.rollout is not None:
         last.append(Delete(Kind.ROLLOUT, (namespace, name), revision(situation.rollout)))
+    if situation.run is not None:
+        last.append(Delete(Kind.RUN, (namespace, name), revision(situation.run)))
     last.append(Delete(Kind.SERVICE, (namespace, name), service.mod_revision))
     decision.add(*last)
     decision.note(situation, "Deleted", "all of its tasks and records are gone")

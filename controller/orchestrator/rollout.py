@@ -123,7 +123,7 @@ def failure(situation: Situation, rollout: Rollout, now: float) -> str:
     """Why the active rollout has failed; empty: it has not (yet)."""
     update = situation.service.value.spec.update
     slots = situation.slots
-    for slot in range(1, situation.service.value.replicas + 1):
+    for slot in situation.wanted_slots:
         ours = [
             o
             for o in slots[slot]
@@ -264,10 +264,9 @@ def settle(situation: Situation, rollout: Rollout, now: float, decision: Decisio
     """Ends a rollout whose slots are all new and proven, or notes its progress. True: it is
     complete, whatever it was before."""
     slots = situation.slots
-    replicas = situation.service.value.replicas
     update = situation.service.value.spec.update
     done = True
-    for slot in range(1, replicas + 1):
+    for slot in situation.wanted_slots:
         live = [o for o in slots[slot] if o.wanted]
         times = [proven_at(situation, rollout, o) for o in live if updated(situation, o)]
         proven = [at for at in times if at is not None]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from bayplan.model.event import Severity
 from bayplan.model.service import RolloutState
 from bayplan.model.task import DesiredState, TaskState
-from controller.orchestrator import deletion, rollout
+from controller.orchestrator import deletion, job, rollout
 from controller.orchestrator.decision import (
     Decision,
     create,
@@ -51,6 +51,8 @@ def decide(situation: Situation, now: float) -> Decision:
     service = situation.service.value
     if service.deleting:
         return deletion.delete(situation)
+    if service.spec.job is not None:
+        return job.decide(situation, now)
     decision = Decision()
     if service.stopped:
         return _stop(situation, now, decision)
@@ -102,11 +104,13 @@ def _retire(
 def _slots(
     situation: Situation, phase: Phase, now: float, decision: Decision, *, replace_any: bool = True
 ) -> None:
-    replicas = situation.service.value.replicas
+    wanted = situation.wanted_slots
     kept: list[_Slot] = []
     for number, tasks in situation.slots.items():
+        if number in situation.held:
+            continue
         slot = _sort_out(situation, phase, number, tasks)
-        if number > replicas:
+        if number not in wanted:
             _scale_down(situation, slot, now, decision)
         else:
             kept.append(slot)
@@ -124,7 +128,7 @@ def _sort_out(situation: Situation, phase: Phase, number: int, tasks: list[Obser
         if situation.gone(observed):
             slot.lost.append(observed)
         elif observed.wanted:
-            outdated = not rollout.updated(situation, observed) and phase.active
+            outdated = not rollout.updated(situation, observed) and _replaces(situation, phase)
             gone = leaving if outdated or situation.moving(observed) else staying
             gone.append(observed)
     if staying:
@@ -229,6 +233,12 @@ def _create(
     return (*ended, new)
 
 
+def _replaces(situation: Situation, phase: Phase) -> bool:
+    """Tasks of older versions are to go. A daemon's on a node that was lost is met by that only
+    once the rollout is long over and the node is back."""
+    return phase.active or (situation.daemon and _settled(phase))
+
+
 def _settled(phase: Phase) -> bool:
     return not phase.active and phase.rollout.state is not RolloutState.PAUSED
 
@@ -283,7 +293,7 @@ def _replace(
 
 def _successor_generation(situation: Situation, phase: Phase, current: Observed) -> int:
     """A paused rollout moves tasks between nodes, not between versions."""
-    if phase.active or rollout.updated(situation, current):
+    if _replaces(situation, phase) or rollout.updated(situation, current):
         return situation.service.value.generation
     return current.task.generation
 

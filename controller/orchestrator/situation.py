@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from bayplan.model.node import NodeState
 from bayplan.model.service import MountKind, Rollout, Service, ServiceVersion, SlotMark
 from bayplan.model.task import FINAL, RANK, DesiredState, Task, TaskState, TaskStatus
+from bayplan.model.workload import Run, WorkloadKind
 from controller.tables import Key, Stored, Tables
 
 WANTED = frozenset({DesiredState.READY, DesiredState.RUNNING})
@@ -75,10 +76,20 @@ class Observed:
         return self.status.received_at if self.status is not None else self.task.created_at
 
 
+@dataclass(frozen=True, slots=True)
+class Pins:
+    """A daemon's slots: the node of each, and those whose node is lost (see `daemon.pin`)."""
+
+    pins: Mapping[int, str]
+    held: frozenset[int] = frozenset()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Situation:
-    """One service at one revision. `nodes` holds the nodes its tasks are on, if they exist.
-    `misplaced`: uids of tasks whose node no longer fits `require`, with the reason."""
+    """One workload at one revision. `nodes` holds the nodes its tasks are on, if they exist.
+    `misplaced`: uids of tasks whose node no longer fits `require`, with the reason. Of a daemon,
+    `pins` says which node each wanted slot is for, and `held` which slots are left as they are,
+    since their node is lost. `run` is a job's."""
 
     service: Stored[Service]
     versions: Mapping[int, Stored[ServiceVersion]] = field(default_factory=dict)
@@ -87,12 +98,28 @@ class Situation:
     marks: Mapping[int, Stored[SlotMark]] = field(default_factory=dict)
     nodes: Mapping[str, NodeFacts] = field(default_factory=dict)
     misplaced: Mapping[str, str] = field(default_factory=dict)
+    pins: Mapping[int, str] = field(default_factory=dict)
+    held: frozenset[int] = frozenset()
+    run: Stored[Run] | None = None
+
+    @property
+    def daemon(self) -> bool:
+        return self.service.value.spec.kind is WorkloadKind.DAEMON
+
+    @property
+    def wanted_slots(self) -> Collection[int]:
+        """The slots that are to hold a task: as many as there are replicas, a daemon's nodes, a
+        job's indexes."""
+        service = self.service.value
+        if service.spec.job is not None:
+            return range(service.spec.job.completions)
+        return self.pins.keys() if self.daemon else range(1, service.replicas + 1)
 
     @property
     def slots(self) -> dict[int, list[Observed]]:
         """Tasks by slot, the newest attempt last; every slot that is asked for has an entry."""
-        wanted = 0 if self.service.value.deleting else self.service.value.replicas
-        found: dict[int, list[Observed]] = {slot: [] for slot in range(1, wanted + 1)}
+        wanted = () if self.service.value.deleting else self.wanted_slots
+        found: dict[int, list[Observed]] = {slot: [] for slot in wanted}
         for observed in sorted(self.tasks, key=lambda o: o.task.attempt):
             found.setdefault(observed.task.slot, []).append(observed)
         return found
@@ -107,14 +134,20 @@ class Situation:
     def gone(self, observed: Observed) -> bool:
         """True where the task is to be given up with its node. A task that has written to a
         volume is not, while its node may return: nothing else can take its place, and a second
-        task there would share the volume with the first."""
+        task there would share the volume with the first. Nor is a daemon's, which is for its
+        node alone."""
         if observed.final or not self.lost(observed):
             return False
-        kept = self.stop_first and started(observed) and observed.task.node in self.nodes
+        if self.daemon:
+            return observed.task.node not in self.nodes
+        kept = self.has_volume and started(observed) and observed.task.node in self.nodes
         return not kept
 
     def moving(self, observed: Observed) -> str:
-        """Why the task has to leave its node in good order; empty: it may stay."""
+        """Why the task has to leave its node in good order; empty: it may stay. A daemon's stays
+        while its node drains: it serves the node, and ends with it."""
+        if self.daemon:
+            return ""
         node = self.nodes.get(observed.task.node)
         if node is not None and node.draining:
             return f"node {node.name} drains"
@@ -122,8 +155,13 @@ class Situation:
 
     @property
     def stop_first(self) -> bool:
-        """A task that holds a volume ends before its successor starts, whatever the policy:
-        two at once would write to the same directory, on the only node that has it."""
+        """Whether a task ends before its successor starts, whatever the policy: a node has one
+        task of a daemon, and a volume one writer."""
+        return self.daemon or self.has_volume
+
+    @property
+    def has_volume(self) -> bool:
+        """Its tasks write to a directory of their node, which no other node has."""
         mounts = self.service.value.spec.template.mounts
         return any(m.kind is MountKind.VOLUME for m in mounts)
 
@@ -136,6 +174,7 @@ def situation(
     versions: Iterable[Key],
     marks: Iterable[Key],
     misplaced: Mapping[str, str] | None = None,
+    pins: Pins | None = None,
 ) -> Situation | None:
     """The situation of the service at `key`, whose tasks, versions and marks have the keys given
     (an index knows them). None: there is no such service."""
@@ -157,6 +196,9 @@ def situation(
         marks={m.value.slot: m for m in found_marks},
         nodes=_facts(tables, {o.task.node for o in observed if o.task.node}),
         misplaced=misplaced or {},
+        pins=pins.pins if pins is not None else {},
+        held=pins.held if pins is not None else frozenset(),
+        run=tables.runs.get(key),
     )
 
 

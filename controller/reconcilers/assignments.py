@@ -7,14 +7,17 @@ from dataclasses import dataclass, replace
 
 from bayplan.model.assignment import Assignment
 from bayplan.model.secret import SealedSecret
-from bayplan.model.service import SecretReference, TaskTemplate
-from bayplan.model.task import FINAL, DesiredState
+from bayplan.model.service import EnvVar, SecretReference, ServiceSpec, TaskTemplate
+from bayplan.model.task import FINAL, DesiredState, Task
 from controller.orchestrator.naming import version_key
 from controller.orchestrator.situation import WANTED
 from controller.tables import Key, Tables
 
 OpenSecret = Callable[[SealedSecret], Mapping[str, bytes]]
 """Decrypts a stored secret: key to value."""
+
+JOB_INDEX = "BAYPLAN_JOB_INDEX"
+JOB_COMPLETIONS = "BAYPLAN_JOB_COMPLETIONS"
 
 Fingerprint = tuple[int, ...]
 """Revisions an assignment was made from: of its task and its secrets."""
@@ -61,12 +64,22 @@ def due(tables: Tables, task_keys: Iterable[Key]) -> dict[str, Due]:
     return found
 
 
+def _with_index(spec: ServiceSpec, task: Task) -> TaskTemplate:
+    """A job's task is told which index it is for."""
+    if spec.job is None:
+        return spec.template
+    index = EnvVar(name=JOB_INDEX, value=str(task.slot))
+    count = EnvVar(name=JOB_COMPLETIONS, value=str(spec.job.completions))
+    own = [v for v in spec.template.env if v.name not in (JOB_INDEX, JOB_COMPLETIONS)]
+    return replace(spec.template, env=(*own, index, count))
+
+
 def fill(tables: Tables, wanted: Due, open_secret: OpenSecret) -> Assignment:
     """The complete assignment. A task that has ended is never sent as one to run: an agent that
     lost its checkpoint would run it again."""
     task = tables.tasks[wanted.key].value
     version = tables.versions[version_key(task.namespace, task.service, task.generation)]
-    template = version.value.spec.template
+    template = _with_index(version.value.spec, task)
     status = tables.status.get(wanted.key)
     ended = status is not None and status.value.uid == task.uid and status.value.state in FINAL
     if ended:

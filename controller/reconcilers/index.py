@@ -6,7 +6,9 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from bayplan.model.service import Service
 from bayplan.model.task import FINAL, Task, TaskStatus
+from bayplan.model.workload import WorkloadKind
 from controller.orchestrator.situation import WANTED
 from controller.store.cache import changed
 from controller.tables import Key, Stored, Tables
@@ -34,6 +36,8 @@ class Index:
         self.marks_of: dict[Key, set[Key]] = defaultdict(set)
         self.tasks_on: dict[str, set[Key]] = defaultdict(set)
         self.pending: set[Key] = set()
+        self.jobs_of: dict[Key, set[Key]] = defaultdict(set)
+        self.daemons: set[Key] = set()
 
     def advance(self, tables: Tables) -> Delta:
         """Take over `tables`; returns what is touched by the changes since the last call."""
@@ -55,10 +59,15 @@ class Index:
                 owner = (key[0], held.value.service)
                 _keep(self.marks_of, owner, key, present=mark is not None)
                 delta.services.add(owner)
-        for key, _, _ in changed(old.services, tables.services):
+        for key, was_service, service in changed(old.services, tables.services):
             delta.services.add(key)
-        for key, _, _ in changed(old.rollouts, tables.rollouts):
-            delta.services.add(key)
+            self._workload(key, was_service or service, present=service is not None)
+        for table, was in (
+            (tables.rollouts, old.rollouts),
+            (tables.runs, old.runs),
+            (tables.crons, old.crons),
+        ):
+            delta.services.update(key for key, _, _ in changed(was, table))
         for key, _, _ in changed(old.secrets, tables.secrets):
             delta.secrets.add(key)
         for name in _nodes_changed(old, tables):
@@ -68,7 +77,28 @@ class Index:
                 stored = tables.tasks.get(task_key)
                 if stored is not None:
                     delta.services.add((task_key[0], stored.value.service))
+        if delta.membership:
+            delta.services |= self.daemons
+        delta.services |= set(self._owners(old, tables, delta.services))
         return delta
+
+    def _workload(self, key: Key, stored: Stored[Service] | None, *, present: bool) -> None:
+        """Owner and kind of a workload never change."""
+        assert stored is not None, "a change has a value before or after it"
+        service = stored.value
+        if service.owner:
+            _keep(self.jobs_of, (key[0], service.owner), key, present=present)
+        if service.spec.kind is WorkloadKind.DAEMON and present:
+            self.daemons.add(key)
+        else:
+            self.daemons.discard(key)
+
+    def _owners(self, old: Tables, tables: Tables, touched: set[Key]) -> Iterator[Key]:
+        """The crons whose jobs are touched."""
+        for key in touched:
+            stored = tables.services.get(key) or old.services.get(key)
+            if stored is not None and stored.value.owner:
+                yield key[0], stored.value.owner
 
     def _tasks(self, old: Tables, tables: Tables, delta: Delta) -> None:
         for key, before, after in changed(old.tasks, tables.tasks):

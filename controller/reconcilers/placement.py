@@ -110,14 +110,17 @@ class Placement:
             return None
         template = version.value.spec.template
         siblings = self._siblings(task)
-        pinned = _volume_node(tables, template, siblings)
+        pinned = task.pinned_node or _volume_node(tables, template, siblings)
+        reason = f"the volume of {task.service}.{task.slot} is there"
+        if task.pinned_node:
+            reason = f"{task.service} is a daemon, and this task for {pinned}"
         return PendingTask(
             task=task,
             template=template,
             placement=version.value.spec.placement,
             pinned_node=pinned,
-            pinned_reason=f"the volume of {task.service}.{task.slot} is there" if pinned else "",
-            avoid_nodes=avoid_nodes(siblings, task.generation),
+            pinned_reason=reason if pinned else "",
+            avoid_nodes={} if task.pinned_node else avoid_nodes(siblings, task.generation),
         )
 
     def _siblings(self, task: Task) -> list[Observed]:

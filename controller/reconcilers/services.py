@@ -4,8 +4,19 @@ from __future__ import annotations
 
 import heapq
 
-from controller.orchestrator import Decision, decide, reap, situation
+from bayplan.model.workload import WorkloadKind
+from controller.orchestrator import (
+    Decision,
+    Observed,
+    cron_situation,
+    decide,
+    decide_cron,
+    pin,
+    reap,
+    situation,
+)
 from controller.orchestrator.fit import unfit
+from controller.orchestrator.situation import Pins
 from controller.reconcilers.events import fold
 from controller.reconcilers.index import Index
 from controller.reconcilers.loop import Step
@@ -61,6 +72,11 @@ class Services:
 
     def _decide(self, key: Key, now: float) -> Decision | None:
         index = self._index
+        service = index.tables.services.get(key)
+        if service is None:
+            return None
+        if service.value.spec.kind is WorkloadKind.CRON:
+            return self._decide_cron(key, now)
         found = situation(
             index.tables,
             key,
@@ -68,6 +84,7 @@ class Services:
             versions=sorted(index.versions_of.get(key, ())),
             marks=sorted(index.marks_of.get(key, ())),
             misplaced=self._misplaced(key),
+            pins=self._pins(key) if service.value.spec.kind is WorkloadKind.DAEMON else None,
         )
         if found is None:
             return None
@@ -78,6 +95,22 @@ class Services:
             if rest.wake_at is not None:
                 decision.wake(rest.wake_at)
         return decision
+
+    def _decide_cron(self, key: Key, now: float) -> Decision | None:
+        index = self._index
+        children = sorted(index.jobs_of.get(key, ()))
+        versions = index.versions_of.get(key, ())
+        found = cron_situation(index.tables, key, children, index.tasks_of, sorted(versions))
+        return decide_cron(found, now) if found is not None else None
+
+    def _pins(self, key: Key) -> Pins:
+        index, tables = self._index, self._index.tables
+        tasks = [
+            Observed(tables.tasks[k], tables.status.get(k)) for k in index.tasks_of.get(key, ())
+        ]
+        marks = [tables.slots[k] for k in index.marks_of.get(key, ())]
+        placement = tables.services[key].value.spec.placement
+        return pin(tables, placement, tasks, {m.value.slot: m for m in marks})
 
     def _misplaced(self, key: Key) -> dict[str, str]:
         tables = self._index.tables

@@ -12,6 +12,9 @@ from bayplan.model.task import PublishedPort, Task
 AUTO_PORTS = range(30000, 32768)
 """Where `publish: auto` takes its ports from (the range Kubernetes uses for node ports)."""
 
+ORDERS = frozenset({"draining", "cordoned"})
+"""What `NodeView.blocked` says of a node that is heard from, and is to get nothing new."""
+
 HostPort = tuple[int, Protocol]
 
 

@@ -16,7 +16,7 @@ from bayplan.model.matching import holds
 from bayplan.model.resources import Resources
 from bayplan.model.service import Constraint, ConstraintOperator
 from bayplan.model.units import format_bytes, format_cpu
-from controller.scheduler.base import Explanation, HostPort, PendingTask, Reason
+from controller.scheduler.base import ORDERS, Explanation, HostPort, PendingTask, Reason
 from controller.scheduler.columns import AMOUNTS, Bools, Columns, Ints, amounts
 
 Details = Callable[[Bools], list[tuple[int, str]]]
@@ -160,7 +160,11 @@ def feasible(
             rows = rows & ~bad
 
     nodes = columns.view.nodes
-    drop("state", columns.blocked, _by_row(lambda i: nodes[i].blocked))
+    blocked = columns.blocked
+    if pending.task.pinned_node:
+        # A daemon serves its node whatever operators want of other work there.
+        blocked = blocked & np.array([n.blocked not in ORDERS for n in nodes], dtype=np.bool_)
+    drop("state", blocked, _by_row(lambda i: nodes[i].blocked))
     if pending.pinned_node:
         bad = np.array([n.name != pending.pinned_node for n in nodes], dtype=np.bool_)
         drop("volume", bad, _all_rows(pending.pinned_reason or "without its volume"))

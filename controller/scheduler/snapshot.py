@@ -28,14 +28,14 @@ def occupies(task: Task, tables: Tables) -> bool:
 
 
 def _blocked(node: Node, status: NodeStatus | None) -> str:
-    if node.draining:
-        return "draining"
-    if node.cordoned:
-        return "cordoned"
     if status is None or status.state is NodeState.UNKNOWN:
         return "never heard from"
     if status.state is not NodeState.READY:
         return f"{status.state}"
+    if node.draining:
+        return "draining"
+    if node.cordoned:
+        return "cordoned"
     return ""
 
 
