@@ -21,9 +21,9 @@ from bayplan.model.errors import InvalidSpec
 DAYS_MAX = 366 * 8 + 2
 """The longest pause between two times that exist: 29 February over a century without one."""
 _MINUTE = timedelta(minutes=1)
-_MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
-_WEEKDAYS = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"]
-_FIELDS = (
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
+_FIELDS: tuple[tuple[str, int, int, tuple[str, ...]], ...] = (
     ("minute", 0, 59, ()),
     ("hour", 0, 23, ()),
     ("day of the month", 1, 31, ()),
@@ -110,7 +110,7 @@ def _field(text: str, name: str, low: int, high: int, words: tuple[str, ...]) ->
 
 def _value(text: str, name: str, low: int, high: int, words: tuple[str, ...]) -> int:
     if text[:3] in words and len(text) == 3:
-        return words.index(text) + (1 if words is _MONTHS else 0)
+        return words.index(text) + (1 if words == _MONTHS else 0)
     if not text.isdigit() or not low <= int(text) <= high:
         raise InvalidSpec(f'"{text[:20]}" is not a {name}; write {low} to {high}')
     return int(text)

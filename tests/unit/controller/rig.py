@@ -57,13 +57,14 @@ class Rig:
     def apply(
         self, replicas: int = 3, *, version: str = "a", name: str = "web", **spec: Any
     ) -> Service:
-        """A new version whose template differs by `version`."""
+        """A new version whose template differs by `version`; a job runs anew then."""
         key = ("default", name)
         template = spec.pop("template", None) or TaskTemplate(image=f"app:{version}")
         update = spec.pop("update", None) or UpdatePolicy(monitor_s=5.0, progress_deadline_s=60.0)
         full = ServiceSpec(name=name, template=template, update=update, replicas=replicas, **spec)
         held = self.store.tables.services.get(key)
         generation = held.value.generation + 1 if held else 1
+        begins = held is None or held.value.template_hash != f"hash-{version}"
         service = Service(
             namespace="default",
             name=name,
@@ -72,6 +73,8 @@ class Rig:
             spec=full,
             template_hash=f"hash-{version}",
             replicas=replicas,
+            run_generation=generation if begins or held is None else held.value.run_generation,
+            created_at=self.now,
         )
         made = ServiceVersion(
             namespace="default",
