@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from bayplan.model.errors import InvalidSpec
+from bayplan.model.schedule import parse_schedule, time_zone
 from bayplan.model.secret import Secret
 from bayplan.model.service import (
     Affinity,
@@ -29,6 +31,7 @@ from bayplan.model.service import (
     TaskTemplate,
     UpdatePolicy,
 )
+from bayplan.model.workload import CronPolicy, JobPolicy, WorkloadKind
 
 Path = tuple[str | int, ...]
 
@@ -36,6 +39,9 @@ REPLICAS_MAX = 100_000
 PRIORITY_MAX = 1000
 AFFINITIES_MAX = 20
 GLOB_MAX = 200
+CRON_NAME_MAX = 52
+"""A job's name is the cron's, a dash and at most ten digits: a label of at most 63."""
+KEEP_MAX = 1_000
 PORTS_MAX = 100
 MOUNTS_MAX = 100
 ENV_MAX = 1_000
@@ -85,7 +91,7 @@ class Problem:
 
 
 def validate(spec: ServiceSpec) -> list[Problem]:
-    """Everything that is wrong with a service, empty where it can run."""
+    """Everything that is wrong with a workload, empty where it can run."""
     return [
         *_name(spec.name, ("name",)),
         *_name(spec.namespace, ("namespace",)),
@@ -95,6 +101,7 @@ def validate(spec: ServiceSpec) -> list[Problem]:
         *_placement(spec),
         *_priority(spec.priority),
         *_update(spec.update),
+        *_workload(spec),
     ]
 
 
@@ -586,6 +593,71 @@ def _spread(spread: Spread, path: Path, seen: set[str]) -> Iterator[Problem]:
     seen.add(spread.over)
     if not 0 <= spread.max_skew <= REPLICAS_MAX:
         yield Problem((*path, "max_skew"), f"{spread.max_skew} is out of range; write e.g. 1")
+
+
+def _workload(spec: ServiceSpec) -> Iterator[Problem]:
+    """The policies of its kind, and none of another's."""
+    wants_job = spec.kind in (WorkloadKind.JOB, WorkloadKind.CRON)
+    if (spec.job is not None) is not wants_job or (
+        (spec.cron is not None) is not (spec.kind is WorkloadKind.CRON)
+    ):
+        yield Problem(("kind",), f"{spec.kind} does not go with the policies that are there")
+        return
+    if spec.job is not None:
+        yield from _job(spec.job)
+        if spec.template.restart.condition is not RestartCondition.NEVER:
+            yield Problem(("restart",), "is for services and daemons; a job has retries")
+    if spec.cron is not None:
+        yield from _cron(spec.name, spec.cron)
+    if spec.kind is not WorkloadKind.SERVICE:
+        published = [p.name for p in spec.template.ports if p.publish or p.publish_auto]
+        if wants_job and published:
+            path: Path = ("ports", published[0], "publish")
+            yield Problem(path, "is for services and daemons; leave it out")
+        if spec.replicas is not None:
+            yield Problem(("replicas",), "is for services; leave it out")
+
+
+def _job(job: JobPolicy) -> Iterator[Problem]:
+    for name, count, least in (
+        ("completions", job.completions, 1),
+        ("parallelism", job.parallelism, 1),
+        ("retries", job.retries, 0),
+    ):
+        if not least <= count <= REPLICAS_MAX:
+            yield Problem((name,), f"{count} is out of range; write {least} to {REPLICAS_MAX}")
+    if job.retry_delay_s < 0:
+        yield Problem(("retry_delay",), "is less than nothing; write e.g. 10s")
+    if job.retry_max_delay_s < job.retry_delay_s:
+        yield Problem(("retry_max_delay",), "is less than retry_delay; write a longer time")
+    if job.deadline_s < 0:
+        yield Problem(("deadline",), "is less than nothing; write e.g. 1h")
+    if job.ttl_s is not None and job.ttl_s < 0:
+        yield Problem(("ttl",), "is less than nothing; write e.g. 1d")
+
+
+def _cron(name: str, cron: CronPolicy) -> Iterator[Problem]:
+    if len(name) > CRON_NAME_MAX:
+        yield Problem(
+            ("name",),
+            f"is too long: its jobs add a number to it; at most {CRON_NAME_MAX} characters",
+        )
+    for field, read, text in (
+        ("schedule", parse_schedule, cron.schedule),
+        ("time_zone", time_zone, cron.time_zone),
+    ):
+        try:
+            read(text)
+        except InvalidSpec as error:
+            yield Problem((field,), error.message)
+    if cron.start_deadline_s < 0:
+        yield Problem(("start_deadline",), "is less than nothing; write e.g. 10m")
+    for field, count in (
+        ("keep_complete", cron.keep_complete),
+        ("keep_failed", cron.keep_failed),
+    ):
+        if not 0 <= count <= KEEP_MAX:
+            yield Problem((field,), f"{count} is out of range; write 0 to {KEEP_MAX}")
 
 
 def _update(update: UpdatePolicy) -> Iterator[Problem]:

@@ -14,7 +14,7 @@ from bayplan.model.secret import Secret
 from bayplan.model.service import ServiceSpec
 from bayplan.model.validate import Problem, validate, validate_secret
 from bayplan.spec import convert
-from bayplan.spec.fields import KINDS, SecretFields, ServiceFields
+from bayplan.spec.fields import KINDS, SecretFields, TaskFields
 from bayplan.spec.problems import Path, did_you_mean, shorten
 
 ROUNDS_MAX = 5
@@ -25,6 +25,7 @@ JUDGED_TOGETHER = {
     "health": ("health",),
     "update": ("update",),
     "replicas": ("update",),
+    "retry_delay": ("retry_max_delay",),
     "restart": ("restart",),
     "network": ("ports", "health", "hostname"),
 }
@@ -51,19 +52,19 @@ def check(
 
 
 def _made(
-    fields: ServiceFields | SecretFields, namespace: str, directory: FilePath
+    fields: TaskFields | SecretFields, namespace: str, directory: FilePath
 ) -> tuple[ServiceSpec | Secret, list[Problem]]:
     if isinstance(fields, SecretFields):
         secret, problems = convert.secret(fields, namespace, directory)
         return secret, problems + [_in_secret(p, fields) for p in validate_secret(secret)]
-    spec, problems = convert.service(fields, namespace)
+    spec, problems = convert.workload(fields, namespace)
     taken = {p.path for p in problems}
     return spec, problems + [p for p in validate(spec) if p.path not in taken]
 
 
 def _fields(
-    model: type[ServiceFields] | type[SecretFields], value: dict[str, Any]
-) -> tuple[ServiceFields | SecretFields | None, list[Problem]]:
+    model: type[TaskFields] | type[SecretFields], value: dict[str, Any]
+) -> tuple[TaskFields | SecretFields | None, list[Problem]]:
     """The fields, and what is wrong with them. What is wrong is taken out of a copy and the rest
     read again, so that what depends on several fields is still checked; None where too little
     remains."""
@@ -116,7 +117,7 @@ def _follows(path: Path, problems: list[Problem]) -> bool:
 
 
 def _wrong_kind(value: Mapping[str, Any]) -> Problem:
-    kinds = " or ".join(KINDS)
+    kinds = f"{', '.join(list(KINDS)[:-1])} or {list(KINDS)[-1]}"
     kind = value.get("kind")
     if "kind" not in value:
         near = [k for k in value if isinstance(k, str) and k.lower() == "kind"]

@@ -7,6 +7,7 @@ import binascii
 import os
 import stat
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from bayplan.model.service import (
     Placement,
     Port,
     Preference,
+    RestartCondition,
     RestartPolicy,
     SecretFile,
     SecretReference,
@@ -36,38 +38,94 @@ from bayplan.model.service import (
     UpdatePolicy,
 )
 from bayplan.model.validate import SECRET_VALUE_BYTES_MAX, Problem
+from bayplan.model.workload import CronPolicy, JobPolicy, WorkloadKind
 from bayplan.spec.fields import (
     AffinityFields,
+    CronFields,
+    DaemonFields,
+    DaemonUpdateFields,
     HealthFields,
+    JobFields,
     MountFields,
     PlacementFields,
     PortFields,
     ResourceFields,
-    RestartFields,
     SecretFields,
     ServiceFields,
+    TaskFields,
     UpdateFields,
 )
 from bayplan.spec.problems import shorten
 
 
-def service(fields: ServiceFields, namespace: str) -> tuple[ServiceSpec, list[Problem]]:
+def workload(fields: TaskFields, namespace: str) -> tuple[ServiceSpec, list[Problem]]:
     """The spec, and what only shows once fields are seen together."""
     problems: list[Problem] = []
     spec = ServiceSpec(
+        kind=WorkloadKind(fields.kind),
         name=fields.name,
         namespace=fields.namespace or namespace,
         labels=dict(fields.labels),
-        replicas=fields.replicas,
         template=_template(fields, problems),
         placement=_placement(fields.placement),
-        update=_update(fields.update, fields.replicas, problems),
         priority=fields.priority,
     )
+    match fields:
+        case ServiceFields():
+            update = _update(fields.update, fields.replicas, problems)
+            spec = replace(spec, replicas=fields.replicas, update=update)
+        case DaemonFields():
+            spec = replace(spec, update=_daemon_update(fields.update))
+        case CronFields():
+            spec = replace(spec, job=_job(fields, suspend=False), cron=_cron(fields))
+        case JobFields():
+            spec = replace(spec, job=_job(fields, suspend=fields.suspend))
     return spec, problems
 
 
-def _template(fields: ServiceFields, problems: list[Problem]) -> TaskTemplate:
+def _job(fields: JobFields, *, suspend: bool) -> JobPolicy:
+    given = _given(
+        completions=fields.completions,
+        parallelism=fields.parallelism,
+        retries=fields.retries,
+        retry_delay_s=fields.retry_delay,
+        retry_max_delay_s=fields.retry_max_delay,
+        deadline_s=fields.deadline,
+        ttl_s=fields.ttl,
+    )
+    if "retry_max_delay_s" not in given:
+        longest = max(given.get("retry_delay_s", 0.0), JobPolicy().retry_max_delay_s)
+        given["retry_max_delay_s"] = longest
+    return JobPolicy(**given, suspend=suspend)
+
+
+def _cron(fields: CronFields) -> CronPolicy:
+    return CronPolicy(
+        schedule=" ".join(fields.schedule.split()),
+        suspend=fields.suspend,
+        **_given(
+            time_zone=fields.time_zone,
+            overlap=fields.overlap,
+            start_deadline_s=fields.start_deadline,
+            keep_complete=fields.keep_complete,
+            keep_failed=fields.keep_failed,
+        ),
+    )
+
+
+def _daemon_update(fields: DaemonUpdateFields) -> UpdatePolicy:
+    return UpdatePolicy(
+        max_surge=0,
+        max_unavailable=1 if fields.max_unavailable is None else fields.max_unavailable,
+        **_given(
+            monitor_s=fields.monitor,
+            progress_deadline_s=fields.progress_deadline,
+            on_failure=fields.on_failure,
+        ),
+    )
+
+
+def _template(fields: TaskFields, problems: list[Problem]) -> TaskTemplate:
     return TaskTemplate(
         image=fields.image,
         command=tuple(fields.command),
@@ -89,7 +147,7 @@ def _template(fields: ServiceFields, problems: list[Problem]) -> TaskTemplate:
             for p, f in fields.files.items()
         ),
         health=_health(fields.health) if fields.health else None,
-        restart=_restart(fields.restart),
+        restart=_restart(fields),
         stop=StopPolicy(**_given(signal=fields.stop.signal, grace_s=fields.stop.grace)),
         devices=tuple(
             DeviceRequest(name=n, millis=d.count, model=d.model or "")
@@ -108,7 +166,7 @@ def _reference(text: str) -> SecretReference:
     return SecretReference(name=name, key=key)
 
 
-def _env(fields: ServiceFields, problems: list[Problem]) -> tuple[EnvVar, ...]:
+def _env(fields: TaskFields, problems: list[Problem]) -> tuple[EnvVar, ...]:
     variables = []
     for name, entry in fields.env.items():
         if (entry.value is None) == (entry.secret is None):
@@ -192,7 +250,11 @@ def _health(fields: HealthFields) -> HealthCheck:
     )
 
 
-def _restart(fields: RestartFields) -> RestartPolicy:
+def _restart(workload: TaskFields) -> RestartPolicy:
+    if not isinstance(workload, ServiceFields | DaemonFields):
+        # Attempts are the controller's: each has its own task, log and exit code.
+        return RestartPolicy(condition=RestartCondition.NEVER)
+    fields = workload.restart
     given = _given(
         condition=fields.condition,
         delay_s=fields.delay,

@@ -18,6 +18,7 @@ from bayplan.model.service import (
     Sticky,
     UserNamespace,
 )
+from bayplan.model.workload import Overlap
 from bayplan.spec.scalars import (
     Count,
     CountOrPercentage,
@@ -330,17 +331,14 @@ class CapabilityFields(Fields):
     drop: TextList = Field(default=[], description="e.g. [ALL]")
 
 
-class ServiceFields(Fields):
-    """A number of equal tasks that run until they are told otherwise."""
+class TaskFields(Fields):
+    """What every kind of workload has: its task's template, and where tasks may run."""
 
-    kind: Literal["Service"] = Field(description="Service")
+    kind: str = Field(description="the kind of object")
     name: Text = Field(description="lower-case letters, digits and dashes, at most 63")
     namespace: Text | None = Field(default=None, description="group of names; default: default")
     labels: dict[str, Text] = Field(default={}, description="words of your own about the service")
     image: Text = Field(description="NAME:TAG of the built-in registry, or HOST/NAME:TAG")
-    replicas: Count | None = Field(
-        default=None, description="number of tasks; left out: what `bay scale` set, else 1"
-    )
     command: Words = Field(default=[], description="instead of the image's entrypoint")
     args: Words = Field(default=[], description="instead of the image's command")
     env: dict[str, Annotated[EnvFields, short_form("value")]] = Field(
@@ -371,17 +369,102 @@ class ServiceFields(Fields):
         default={}, description="path in the container: {tmpfs: SIZE}, {volume: NAME}, {bind: PATH}"
     )
     health: HealthFields | None = Field(default=None, description="how to tell that a task serves")
-    restart: Annotated[RestartFields, RESTART_SHORT] = Field(
-        default=RestartFields(), description="restarts in place, by the host"
-    )
     stop: StopFields = Field(default=StopFields(), description="signal and grace")
     placement: PlacementFields = Field(
         default=PlacementFields(), description="require, prefer, spread, near, apart and more"
     )
-    update: UpdateFields = Field(default=UpdateFields(), description="rolling update policy")
     priority: Priority = Field(
         default=0, description="-1000 to 1000; more is placed first and may take the room of less"
     )
+
+
+class ServiceFields(TaskFields):
+    """A number of equal tasks that run until they are told otherwise."""
+
+    kind: Literal["Service"] = Field(description="Service")
+    replicas: Count | None = Field(
+        default=None, description="number of tasks; left out: what `bay scale` set, else 1"
+    )
+    restart: Annotated[RestartFields, RESTART_SHORT] = Field(
+        default=RestartFields(), description="restarts in place, by the host"
+    )
+    update: UpdateFields = Field(default=UpdateFields(), description="rolling update policy")
+
+
+class DaemonUpdateFields(Fields):
+    """How one version replaces another; on a node the old task ends before the new one starts."""
+
+    max_unavailable: Count | None = Field(
+        default=None, description="nodes that may be without a task: 1"
+    )
+    monitor: Duration | None = Field(
+        default=None, description="a new task must stay healthy so long before the next step: 5s"
+    )
+    progress_deadline: Duration | None = Field(
+        default=None,
+        description="longest time without a new healthy task before it has failed",
+    )
+    on_failure: Annotated[OnFailure, *choice(OnFailure)] | None = Field(
+        default=None, description="rollback or pause"
+    )
+
+
+class DaemonFields(TaskFields):
+    """One task on each node that the placement allows, also on nodes that join later."""
+
+    kind: Literal["Daemon"] = Field(description="Daemon")
+    restart: Annotated[RestartFields, RESTART_SHORT] = Field(
+        default=RestartFields(), description="restarts in place, by the host"
+    )
+    update: DaemonUpdateFields = Field(
+        default=DaemonUpdateFields(), description="rolling update policy"
+    )
+
+
+class JobFields(TaskFields):
+    """Tasks that run to their end: each index once, until it has ended with 0."""
+
+    kind: Literal["Job"] = Field(description="Job")
+    completions: Count | None = Field(
+        default=None, description="indexes 0 to N-1 that have to end with 0: 1"
+    )
+    parallelism: Count | None = Field(default=None, description="indexes at work at once: 1")
+    retries: Count | None = Field(
+        default=None, description="further attempts of an index that failed: 3"
+    )
+    retry_delay: Duration | None = Field(
+        default=None, description="wait before the first retry; it doubles: 10s"
+    )
+    retry_max_delay: Duration | None = Field(
+        default=None, description="longest wait before a retry: 6m"
+    )
+    deadline: Duration | None = Field(
+        default=None, description="longest time for all of it; left out: no limit"
+    )
+    ttl: Duration | None = Field(
+        default=None, description="time after its end until it is deleted; left out: never"
+    )
+    suspend: Switch = Field(default=False, description="run nothing for now")
+
+
+class CronFields(JobFields):
+    """Makes a job whenever its schedule says so. All fields of a job are those of its jobs."""
+
+    kind: Literal["Cron"] = Field(description="Cron")  # type: ignore[assignment]
+    schedule: Text = Field(
+        description='minute hour day-of-month month day-of-week: "30 2 * * mon-fri", or @daily'
+    )
+    time_zone: Text | None = Field(
+        default=None, description="IANA name the schedule is read in: Europe/Berlin; default: UTC"
+    )
+    overlap: Annotated[Overlap, *choice(Overlap)] | None = Field(
+        default=None, description="while the last job is at work: allow, forbid or replace"
+    )
+    start_deadline: Duration | None = Field(
+        default=None, description="a window this late is missed; left out: however late"
+    )
+    keep_complete: Count | None = Field(default=None, description="complete jobs that are kept: 3")
+    keep_failed: Count | None = Field(default=None, description="other ended jobs kept: 1")
 
 
 class SecretFields(Fields):
@@ -397,8 +480,11 @@ class SecretFields(Fields):
     binary: dict[str, Text] = Field(default={}, description="key: base64")
 
 
-KINDS: dict[str, type[ServiceFields] | type[SecretFields]] = {
+KINDS: dict[str, type[TaskFields] | type[SecretFields]] = {
     "Service": ServiceFields,
+    "Job": JobFields,
+    "Cron": CronFields,
+    "Daemon": DaemonFields,
     "Secret": SecretFields,
 }
-PLURAL = {"Service": "services", "Secret": "secrets"}
+PLURAL = {kind: f"{kind.lower()}s" for kind in KINDS}

@@ -33,7 +33,7 @@ class Document:
 
     @property
     def kind(self) -> str:
-        return "Secret" if isinstance(self.object, Secret) else "Service"
+        return "Secret" if isinstance(self.object, Secret) else str(self.object.kind)
 
 
 def load(

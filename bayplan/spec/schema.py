@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Union
 
 from pydantic import TypeAdapter
 
-from bayplan.spec.fields import SecretFields, ServiceFields
+from bayplan.spec.fields import KINDS
 
 
 def json_schema() -> dict[str, Any]:
-    """Draft 2020-12; a document is a Service or a Secret."""
-    schema = TypeAdapter[Any](ServiceFields | SecretFields).json_schema(
-        mode="validation", ref_template="#/$defs/{model}"
-    )
+    """Draft 2020-12; a document is one of the kinds."""
+    kinds: Any = Union[tuple(KINDS.values())]  # noqa: UP007 (made of values)
+    schema = TypeAdapter[Any](kinds).json_schema(mode="validation", ref_template="#/$defs/{model}")
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Bayplan spec",

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from bayplan.model.service import HealthCheck, RestartPolicy, StopPolicy, UpdatePolicy
+from bayplan.model.workload import CronPolicy, JobPolicy
 from bayplan.spec import fields
 from bayplan.spec.schema import json_schema
 
@@ -21,18 +22,21 @@ _POLICIES: dict[str, Any] = {
     "RestartFields": RestartPolicy,
     "StopFields": StopPolicy,
     "UpdateFields": UpdatePolicy,
+    "DaemonUpdateFields": UpdatePolicy,
+    "JobFields": JobPolicy,
+    "CronFields": CronPolicy,
 }
 # Defaults that are not a value of the field.
 _IN_WORDS = {
-    ("ServiceFields", "namespace"): "`default`",
+    ("TaskFields", "namespace"): "`default`",
     ("SecretFields", "namespace"): "`default`",
     ("ServiceFields", "replicas"): "as scaled, else 1",
-    ("ServiceFields", "command"): "the image's",
-    ("ServiceFields", "args"): "the image's",
-    ("ServiceFields", "working_dir"): "the image's",
-    ("ServiceFields", "user"): "the image's",
-    ("ServiceFields", "hostname"): "the task's name",
-    ("ServiceFields", "health"): "no check",
+    ("TaskFields", "command"): "the image's",
+    ("TaskFields", "args"): "the image's",
+    ("TaskFields", "working_dir"): "the image's",
+    ("TaskFields", "user"): "the image's",
+    ("TaskFields", "hostname"): "the task's name",
+    ("TaskFields", "health"): "no check",
     ("SecretFileFields", "mode"): '`"0400"`',
     ("StopFields", "signal"): "the image's, else SIGTERM",
     ("ResourceFields", "cpu"): "no limit",
@@ -42,13 +46,26 @@ _IN_WORDS = {
     ("AffinityFields", "weight"): "required",
     ("PlacementFields", "pool"): "nodes without one",
     ("PortFields", "publish"): "not published",
+    ("DaemonUpdateFields", "max_unavailable"): "`1`",
+    ("JobFields", "deadline"): "none",
+    ("CronFields", "start_deadline"): "none",
 }
+
+
+def own_fields(model: type[BaseModel]) -> dict[str, Any]:
+    """A kind's fields beside those that every workload has (`kind` stands with each kind), a
+    cron's beside a job's."""
+    (base,) = model.__bases__
+    shared = set(base.model_fields) - {"kind"} if base is not fields.Fields else set()
+    left_out = shared | ({"kind"} if model is fields.TaskFields else set())
+    return {name: f for name, f in model.model_fields.items() if name not in left_out}
 
 
 def rows(model: type[BaseModel]) -> Iterator[tuple[str, str, str, str]]:
     """Name, type, default and meaning of each field."""
-    schema = json_schema()["$defs"][model.__name__]["properties"]
-    for name, field in model.model_fields.items():
+    owner = "ServiceFields" if model is fields.TaskFields else model.__name__
+    schema = json_schema()["$defs"][owner]["properties"]
+    for name, field in own_fields(model).items():
         default = "required" if field.is_required() else _default(model.__name__, name, field)
         yield f"`{name}`", _kind(schema[name]), default, str(field.description)
 

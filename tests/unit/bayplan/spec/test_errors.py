@@ -324,7 +324,10 @@ YAML_ERRORS = [
     ("<<: 3", "web.yaml:1: << wants a mapping, e.g. <<: *base"),
     ("[" * 30 + "]" * 30, "web.yaml:1: nested more than 24 deep"),
     ("just words", "web.yaml:1: document 1: is no object; write kind: Service, name: … and so on"),
-    ("name: x", "web.yaml:1: document 1: kind: is missing; write kind: Service or Secret"),
+    (
+        "name: x",
+        "web.yaml:1: document 1: kind: is missing; write kind: Service, Job, Cron, Daemon or Secret",
+    ),
     ("Kind: Service", 'web.yaml:1: document 1: kind: is missing; did you mean "kind" by "Kind"?'),
     (
         "kind: service",
@@ -332,9 +335,12 @@ YAML_ERRORS = [
     ),
     (
         "kind: Pod",
-        'web.yaml:1: document 1: kind: "Pod" is not a kind of object; write Service or Secret',
+        'web.yaml:1: document 1: kind: "Pod" is not a kind of object; write Service, Job, Cron, Daemon or Secret',
     ),
-    ("kind:", "web.yaml:1: document 1: kind: has no value; write Service or Secret"),
+    (
+        "kind:",
+        "web.yaml:1: document 1: kind: has no value; write Service, Job, Cron, Daemon or Secret",
+    ),
 ]
 
 
