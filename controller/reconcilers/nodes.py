@@ -8,7 +8,7 @@ nothing is declared lost (*frozen*), and the reason is shown.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from bayplan.model.event import Severity
@@ -30,6 +30,7 @@ FREEZE_WINDOW_S = 60.0
 STALL_S = 1.0
 SKEW_WRITE_S = 1.0
 STEP_S = 0.5
+STEP_MIN_S = 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,13 +78,13 @@ class Nodes:
         if now - self._stepped_at > STEP_S + STALL_S:
             self._floor_at = now
         self._stepped_at = now
-        self._next_at = now + STEP_S
         silent = {name: self._silent_s(name, tables, now) for (_, name) in sorted(tables.nodes)}
         before_reason, self.frozen_reason = self.frozen_reason, self._frozen(tables, silent, now)
         if before_reason and not self.frozen_reason:
             # Some are heard again: the others get the time to follow.
             self._floor_at = now
             silent = {name: self._silent_s(name, tables, now) for name in silent}
+        self._next_at = now + self._pause_s(silent.values())
         groups: list[Changes] = []
         notes: list[Note] = []
         for name, silent_s in silent.items():
@@ -106,6 +107,14 @@ class Nodes:
             if ("", name) not in tables.nodes:
                 groups.append((Delete(Kind.NODE_STATUS, ("", name), orphan.mod_revision),))
         return Step(groups=[*groups, *fold(notes, tables, now)])
+
+    def _pause_s(self, silent: Iterable[float]) -> float:
+        """Until somebody may become suspect or lost; at most STEP_S, for what is new."""
+        limits = (self._suspect_after_s, self._lost_after_s)
+        soonest_s = min(
+            (limit - s for s in silent for limit in limits if limit > s), default=STEP_S
+        )
+        return max(STEP_MIN_S, min(STEP_S, soonest_s))
 
     def _silent_s(self, name: str, tables: Tables, now: float) -> float:
         """How long nothing has been heard, counted from when this leader could have heard it."""

@@ -14,6 +14,7 @@ from bayplan import contexts
 from bayplan.client import Client, Credentials
 from bayplan.model.errors import BayplanError
 from bayplan.wire._pb.bayplan.v1 import types_pb2
+from lab.errors import LabError
 from lab.lab import CONTROLLER, Lab
 from tests.host.lab.test_lab import leftovers
 
@@ -93,6 +94,35 @@ def test_the_whole_of_it(lab: Lab) -> None:
     lab.down(NAME)
     assert leftovers(lab) == []
     assert contexts.load_config(caller).contexts == {}
+
+
+def test_several_controllers(lab: Lab) -> None:
+    """Three on an etcd cluster: one leads, another one when it is killed, each can be started
+    again; keys are their owner's alone, and nothing remains."""
+    lab.up(NAME, 2, controllers=3, merge_context=False)
+    hosts = {h.name: h for h in lab.status()}
+    assert list(hosts) == ["ctl1", "ctl2", "ctl3", "h1", "h2"]
+    (leader,) = [name for name, host in hosts.items() if host.leads]
+    for name in ("ctl1", "ctl2", "ctl3"):
+        paths = lab.paths(name)
+        assert paths.kek.read_bytes() == lab.paths("ctl1").kek.read_bytes()
+        for private in (paths.kek, *paths.etcd.glob("*.pem")):
+            assert private.stat().st_mode & 0o777 == 0o600
+    with pytest.raises(LabError, match="which controller"):
+        lab.only_controller()
+
+    lab.kill_daemon(leader)
+    until(all_ready, lab)
+    lab.start_daemon(leader)
+    another = next(name for name in ("ctl1", "ctl2", "ctl3") if name != leader)
+    lab.kill(another)
+    until(all_ready, lab)
+    lab.start(another)
+    until(lambda _: any(h.leads for h in lab.status()), lab)
+
+    lab.kill(leader, "h1")
+    lab.down(NAME)
+    assert leftovers(lab) == []
 
 
 def test_a_controller_that_does_not_start(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

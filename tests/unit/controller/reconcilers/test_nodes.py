@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from bayplan.model.node import Node, NodeReport, NodeState
-from controller.reconcilers.nodes import LOST_AFTER_S, SUSPECT_AFTER_S, Heard, Nodes
+from controller.reconcilers.nodes import LOST_AFTER_S, STEP_S, SUSPECT_AFTER_S, Heard, Nodes
 from controller.store.memory import MemoryStore
 from controller.tables import Delete, Kind, Put
 
@@ -167,3 +169,14 @@ def test_one_cut_silences_nodes_an_interval_apart() -> None:
     cluster.pass_time(1, "h1", "h2")
     cluster.pass_time(30, "h1")
     assert cluster.states() == "rss"
+
+
+def test_the_next_step_is_where_a_deadline_ends() -> None:
+    """A loss is found when it is one; where nothing is due there is an even pace."""
+    cluster = Cluster(3)
+    cluster.pass_time(2, "h1", "h2", "h3")
+    assert cluster.nodes.next_at == cluster.now + STEP_S
+    last_at = cluster.now - 0.3
+    cluster.heard["h1"] = replace(cluster.heard["h1"], last_at=last_at)
+    cluster.pass_time(LOST_AFTER_S - 0.5, "h2", "h3")
+    assert cluster.nodes.next_at == pytest.approx(last_at + LOST_AFTER_S)
