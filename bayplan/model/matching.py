@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from functools import lru_cache
 
-from bayplan.model.service import Constraint, ConstraintOperator
+from bayplan.model.node import Taint
+from bayplan.model.service import Constraint, ConstraintOperator, Toleration
 
 _PART = re.compile(r"[0-9]+|[a-z]+", re.IGNORECASE)
 
@@ -26,6 +28,11 @@ def holds(constraint: Constraint, value: str | None) -> bool:
             return value is not None and all(
                 _compares(constraint.operator, value, wanted) for wanted in constraint.values
             )
+
+
+def tolerated(taint: Taint, tolerations: Iterable[Toleration]) -> bool:
+    """True where one of them names the taint's key (`*`: any), and its value if it has one."""
+    return any(t.key in ("*", taint.key) and t.value in ("", taint.value) for t in tolerations)
 
 
 def _compares(operator: ConstraintOperator, value: str, wanted: str) -> bool:

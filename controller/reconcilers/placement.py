@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from bayplan.model.event import Severity
-from bayplan.model.service import MountKind, TaskTemplate
+from bayplan.model.service import MountKind, PlacementPolicy, ServiceSpec, Sticky, TaskTemplate
 from bayplan.model.task import Task
 from controller.orchestrator import Note, Observed, avoid_nodes
 from controller.orchestrator.naming import version_key
 from controller.orchestrator.situation import started
+from controller.reconcilers.claims import Claims
 from controller.reconcilers.events import fold
 from controller.reconcilers.index import Index
 from controller.reconcilers.loop import Clock, commit, log, pause
-from controller.scheduler import Explanation, PendingTask, Plan, cluster_view, schedule
-from controller.store.base import Guard, Store, StoreUnavailable
+from controller.scheduler import (
+    ClusterIndex,
+    ClusterView,
+    Explanation,
+    PendingTask,
+    Plan,
+    Rules,
+    schedule,
+)
+from controller.store.base import OPERATIONS_MAX, Guard, Store, StoreUnavailable
+from controller.store.cache import changed
 from controller.tables import Change, Changes, Key, Kind, Put, Require, Stored, Tables
 
 PLAN_MAX = 1000
@@ -31,12 +42,24 @@ RETRY_STORE_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What one plan is made from; `stored` holds the tasks as they were then."""
+    """What one plan is made from; `stored` holds the tasks as they were then. The view is good
+    until the next `prepare`."""
 
     tables: Tables
+    view: ClusterView
     pending: tuple[PendingTask, ...]
     stored: Mapping[str, Stored[Task]]
     seed: int
+    rules: Rules
+
+
+Disruptable = Callable[[Tables], Mapping[str, int]]
+"""Service uid -> how many of its tasks may be ended now, by the disruption budgets."""
+
+
+def no_budgets(_: Tables) -> Mapping[str, int]:
+    """Every service may lose any number of tasks to others of higher priority."""
+    return {}
 
 
 class Placement:
@@ -44,9 +67,18 @@ class Placement:
 
     name = "placement"
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(
+        self,
+        seed: int = 0,
+        policy: PlacementPolicy = PlacementPolicy.SPREAD,
+        disruptable: Disruptable = no_budgets,
+    ) -> None:
         self._index = Index()
+        self._cluster = ClusterIndex(changed)
+        self._claims = Claims()
         self._seed = seed
+        self._policy = policy
+        self._disruptable = disruptable
         self._unplaced: dict[str, Explanation] = {}
         self._tried: set[str] = set()
         self._stale = True
@@ -55,7 +87,7 @@ class Placement:
         self._noted: dict[Key, float] = {}
 
     def reset(self) -> None:
-        self.__init__(self._seed)  # type: ignore[misc]
+        self.__init__(self._seed, self._policy, self._disruptable)  # type: ignore[misc]
 
     def why(self, task_uid: str) -> str:
         """Why the task has no node, as of the last plan; empty: nothing is known against it."""
@@ -81,12 +113,38 @@ class Placement:
             self._tried.clear()
             self._stale = False
             self._retry_at = now + RETRY_S
-        chosen = [s for s in waiting if s.value.uid not in self._tried][:PLAN_MAX]
+        self._claims.keep(uids, tables)
+        chosen = self._chosen(waiting)
         if not chosen:
             return None
         self._seed += 1
+        self._cluster.update(tables)
         pending = tuple(p for s in chosen if (p := self._pending(s.value)) is not None)
-        return Request(tables, pending, {s.value.uid: s for s in chosen}, self._seed)
+        rules = Rules(policy=self._policy, disruptable=self._disruptable(tables), preempt=True)
+        stored = {s.value.uid: s for s in chosen}
+        return Request(tables, self._cluster.view(), pending, stored, self._seed, rules)
+
+    def _chosen(self, waiting: list[Stored[Task]]) -> list[Stored[Task]]:
+        """Those not tried in vain, the first PLAN_MAX; with them their whole gangs (which are
+        placed together), and the tasks room is being made for (which keep it from others)."""
+        due = [s for s in waiting if s.value.uid not in self._tried]
+        if not due:
+            return []
+        chosen = due[:PLAN_MAX]
+        if len(due) > PLAN_MAX:
+            gangs = {_version(s.value) for s in chosen if self._is_gang(s.value)}
+            chosen += [s for s in due[PLAN_MAX:] if _version(s.value) in gangs]
+        known = {s.value.uid for s in chosen}
+        claiming = [s for s in waiting if s.value.uid in self._claims]
+        return chosen + [s for s in claiming if s.value.uid not in known]
+
+    def _is_gang(self, task: Task) -> bool:
+        spec = self._spec(task)
+        return spec is not None and spec.placement.gang
+
+    def _spec(self, task: Task) -> ServiceSpec | None:
+        found = self._index.tables.versions.get(_version(task))
+        return found.value.spec if found is not None else None
 
     def _due(self, tables: Tables, now: float) -> list[Stored[Task]]:
         self._not_before_at = None
@@ -100,27 +158,41 @@ class Placement:
             else:
                 waiting.append(stored)
         self._not_before_at = min(later, default=None)
-        waiting.sort(key=lambda s: (s.value.created_at, s.value.namespace, s.value.name))
+        waiting.sort(key=self._turn)
         return waiting
+
+    def _turn(self, stored: Stored[Task]) -> tuple[int, float, str, str]:
+        task = stored.value
+        spec = self._spec(task)
+        priority = spec.priority if spec is not None else 0
+        return -priority, task.created_at, task.namespace, task.name
 
     def _pending(self, task: Task) -> PendingTask | None:
         tables = self._index.tables
-        version = tables.versions.get(version_key(task.namespace, task.service, task.generation))
-        if version is None:
+        spec = self._spec(task)
+        if spec is None:
             return None
-        template = version.value.spec.template
         siblings = self._siblings(task)
-        pinned = task.pinned_node or _volume_node(tables, template, siblings)
+        pinned = task.pinned_node or _volume_node(tables, spec.template, siblings)
         reason = f"the volume of {task.service}.{task.slot} is there"
         if task.pinned_node:
             reason = f"{task.service} is a daemon, and this task for {pinned}"
+        last = ""
+        if spec.placement.sticky is not Sticky.NO:
+            last = _last_node(tables, siblings)
+            if not pinned and spec.placement.sticky is Sticky.REQUIRE:
+                pinned = last
+                reason = f"{task.service}.{task.slot} was there (sticky: require)"
         return PendingTask(
             task=task,
-            template=template,
-            placement=version.value.spec.placement,
+            template=spec.template,
+            placement=spec.placement,
+            priority=spec.priority,
             pinned_node=pinned,
             pinned_reason=reason if pinned else "",
             avoid_nodes={} if task.pinned_node else avoid_nodes(siblings, task.generation),
+            last_node=last,
+            claimed_node=self._claims.node(task.uid),
         )
 
     def _siblings(self, task: Task) -> list[Observed]:
@@ -138,19 +210,28 @@ class Placement:
         """Each placed task is bound while its node is still what the plan saw."""
         tables = request.tables
         groups: list[Changes] = []
+        gangs: dict[Key, list[Change]] = defaultdict(list)
         for uid, placed in plan.placed.items():
             stored = request.stored[uid]
             node = tables.nodes["", placed.node]
-            task = replace(stored.value, node=placed.node, ports=placed.ports)
+            task = replace(
+                stored.value, node=placed.node, ports=placed.ports, devices=placed.devices
+            )
             changes: list[Change] = [
                 Require(Kind.NODE, ("", placed.node), node.mod_revision),
                 Put(Kind.TASK, (task.namespace, task.name), task, stored.mod_revision),
             ]
-            groups.append(tuple(changes))
+            if self._is_gang(task):
+                gangs[_version(task)] += changes
+            else:
+                groups.append(tuple(changes))
             self._unplaced.pop(uid, None)
             self._tried.discard(uid)
-        notes = self._explain(request, plan, now)
-        return [*groups, *fold(notes, tables, now)]
+        for members in gangs.values():
+            groups += _together(members)
+        room, notes = self._claims.groups(plan.preemptions, request.stored, tables)
+        notes += self._explain(request, plan, now)
+        return [*groups, *room, *fold(notes, tables, now)]
 
     def _explain(self, request: Request, plan: Plan, now: float) -> list[Note]:
         notes = []
@@ -178,7 +259,34 @@ class Placement:
 
 def plan(request: Request) -> Plan:
     """Pure, and the expensive part."""
-    return schedule(cluster_view(request.tables), request.pending, request.seed)
+    return schedule(request.view, request.pending, request.seed, request.rules)
+
+
+def _version(task: Task) -> Key:
+    return version_key(task.namespace, task.service, task.generation)
+
+
+def _together(changes: Sequence[Change]) -> list[Changes]:
+    """In as few transactions as the store can take; what is left of a gang where one of several
+    conflicts still waits, and is placed as a gang of its own."""
+    unique = list(dict.fromkeys(c for c in changes if isinstance(c, Require)))
+    writes = [c for c in changes if not isinstance(c, Require)]
+    if len(unique) + len(writes) <= OPERATIONS_MAX:
+        return [(*unique, *writes)]
+    pairs = [tuple(changes[i : i + 2]) for i in range(0, len(changes), 2)]
+    each = OPERATIONS_MAX // 2
+    return [
+        tuple(dict.fromkeys(c for pair in pairs[i : i + each] for c in pair))
+        for i in range(0, len(pairs), each)
+    ]
+
+
+def _last_node(tables: Tables, siblings: Sequence[Observed]) -> str:
+    """Where the slot's last task that started was, if the node is still there."""
+    for observed in reversed(siblings):
+        if started(observed) and ("", observed.task.node) in tables.nodes:
+            return observed.task.node
+    return ""
 
 
 def _volume_node(tables: Tables, template: TaskTemplate, siblings: Sequence[Observed]) -> str:
@@ -186,10 +294,7 @@ def _volume_node(tables: Tables, template: TaskTemplate, siblings: Sequence[Obse
     took the volume with it."""
     if not any(m.kind is MountKind.VOLUME for m in template.mounts):
         return ""
-    for observed in reversed(siblings):
-        if started(observed) and ("", observed.task.node) in tables.nodes:
-            return observed.task.node
-    return ""
+    return _last_node(tables, siblings)
 
 
 async def run(placement: Placement, store: Store, guard: Guard, clock: Clock) -> None:

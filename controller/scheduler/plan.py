@@ -1,21 +1,18 @@
 """schedule(): classes of identical tasks, placed one class at a time.
 
 Tasks of one service, generation and pin are interchangeable, so filters and scores are computed
-once a class, over all nodes at once. A placement only makes its own node worse, hence the `k`
-best nodes are all that `k` tasks can ever land on, and a heap of them gives the next best node
-in logarithmic time.
+once a class, over all nodes at once.
 """
 
 from __future__ import annotations
 
-import heapq
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from bayplan.model.service import NetworkMode
+from bayplan.model.service import NetworkMode, PlacementPolicy
 from bayplan.model.task import PublishedPort
 from controller.scheduler.base import (
     AUTO_PORTS,
@@ -25,198 +22,327 @@ from controller.scheduler.base import (
     PendingTask,
     Placed,
     Plan,
+    Preemption,
     Reason,
+    Rules,
 )
-from controller.scheduler.columns import Columns, Floats, Ints, amounts
-from controller.scheduler.filters import Fallen, Feasible, feasible, full
-from controller.scheduler.score import LOAD_WEIGHT, base_cost, load_after
-from controller.scheduler.snapshot import host_ports
-from controller.scheduler.spread import Domains
+from controller.scheduler.choice import Choice
+from controller.scheduler.columns import Columns, service_key
+from controller.scheduler.filters import (
+    Fallen,
+    Feasible,
+    feasible,
+    free_after,
+    own_affinities,
+    resource_filters,
+)
+from controller.scheduler.frame import Bools, Ints, amounts
+from controller.scheduler.levels import Level, levels_of
+from controller.scheduler.preempt import Preemptor
+from controller.scheduler.quota import Quotas
+from controller.scheduler.score import Cost
 
-ClassKey = tuple[str, int, str, tuple[str, ...]]
+ClassKey = tuple[str, int, str, tuple[str, ...], str, str]
 
 
-def schedule(view: ClusterView, pending: Sequence[PendingTask], seed: int) -> Plan:
-    """Place what fits; explain the rest. Classes go in the order their oldest task came, so that
-    a task that has waited is not overtaken by a later one of the same needs."""
-    columns = Columns(view)
-    classes: dict[ClassKey, list[PendingTask]] = {}
-    for task in sorted(pending, key=_age):
-        classes.setdefault(_class_of(task), []).append(task)
-    placed: dict[str, Placed] = {}
-    unplaced: dict[str, Explanation] = {}
-    for tasks in classes.values():
-        _place_class(columns, tasks, seed, placed, unplaced)
-    return Plan(placed=placed, unplaced=unplaced)
+def schedule(
+    view: ClusterView, pending: Sequence[PendingTask], seed: int, rules: Rules | None = None
+) -> Plan:
+    """Place what fits; explain the rest. Classes go by priority, then in the order their oldest
+    task came, so that a task that has waited is not overtaken by a later one of the same needs;
+    a service that must be near another one comes after it."""
+    made = _Made(Columns(view), Quotas(view.quotas), seed, rules or Rules())
+    for tasks in _ordered(pending, made):
+        made.place(tasks)
+    return Plan(placed=made.placed, unplaced=made.unplaced, preemptions=tuple(made.preemptions))
 
 
 def _age(p: PendingTask) -> tuple[float, str, int, int]:
     return p.task.created_at, p.task.service_uid, p.task.slot, p.task.attempt
 
 
-def _class_of(p: PendingTask) -> ClassKey:
-    return p.task.service_uid, p.task.generation, p.pinned_node, tuple(sorted(p.avoid_nodes))
+def class_of(p: PendingTask) -> ClassKey:
+    """Tasks with the same key are interchangeable."""
+    avoided = tuple(sorted(p.avoid_nodes))
+    uid, generation = p.task.service_uid, p.task.generation
+    return uid, generation, p.pinned_node, avoided, p.last_node, p.claimed_node
 
 
-def assign_ports(columns: Columns, pending: PendingTask) -> tuple[PublishedPort, ...] | None:
+def _ordered(pending: Sequence[PendingTask], made: _Made) -> list[list[PendingTask]]:
+    classes: dict[ClassKey, list[PendingTask]] = {}
+    for task in sorted(pending, key=_age):
+        classes.setdefault(class_of(task), []).append(task)
+    for tasks in classes.values():
+        first = tasks[0]
+        made.columns.introduce(
+            (first.task.namespace, first.task.service),
+            first.task.service_uid,
+            first.placement.apart,
+        )
+    by_service: dict[str, list[list[PendingTask]]] = {}
+    found = sorted(classes.values(), key=lambda tasks: made.turn(tasks[0]))
+    for tasks in found:
+        by_service.setdefault(tasks[0].task.service_uid, []).append(tasks)
+    ordered: list[list[PendingTask]] = []
+    seen: set[int] = set()
+    for tasks in found:
+        _after_neighbours(tasks, by_service, made.columns, seen, ordered)
+    return ordered
+
+
+def _after_neighbours(
+    tasks: list[PendingTask],
+    by_service: dict[str, list[list[PendingTask]]],
+    columns: Columns,
+    seen: set[int],
+    ordered: list[list[PendingTask]],
+) -> None:
+    if id(tasks) in seen:
+        return
+    seen.add(id(tasks))
+    first = tasks[0]
+    for affinity in first.placement.near:
+        uid = columns.uid(service_key(affinity, first.task.namespace))
+        for others in by_service.get(uid, ()):
+            _after_neighbours(others, by_service, columns, seen, ordered)
+    ordered.append(tasks)
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """The host ports of one class: `published` for the tasks, `booked` all that a task takes."""
+
+    published: tuple[PublishedPort, ...]
+    booked: tuple[HostPort, ...]
+    exclusive: bool
+
+
+def ports_of(columns: Columns, pending: PendingTask) -> Ports | None:
     """The host ports of the service. `auto` keeps the port its tasks have, else takes a free one
     from AUTO_PORTS, the first tried being derived from the service; None: all are taken."""
-    ports: list[PublishedPort] = []
+    published: list[PublishedPort] = []
     for port in pending.template.ports:
         host = port.publish
         if port.publish_auto:
-            key = (pending.task.service_uid, port.name)
-            found = columns.auto_ports.get(key) or _free_port(columns, key, port.protocol)
+            uid = pending.task.service_uid
+            found = columns.auto_port(uid, port.name) or _free_port(columns, uid, port.name, port)
             if found is None:
                 return None
-            host = columns.auto_ports[key] = found
+            columns.keep_auto_port(uid, port.name, found)
+            host = found
         if host:
-            ports.append(
+            published.append(
                 PublishedPort(
                     name=port.name, container=port.container, host=host, protocol=port.protocol
                 )
             )
-    return tuple(ports)
+    exclusive = pending.template.network is NetworkMode.HOST
+    booked = [(p.host, p.protocol) for p in published]
+    if exclusive:
+        booked += [(p.container, p.protocol) for p in pending.template.ports]
+    return Ports(tuple(published), tuple(dict.fromkeys(booked)), exclusive)
 
 
-def _free_port(columns: Columns, key: tuple[str, str], protocol: object) -> int | None:
-    taken = {port for port, proto in columns.port_owners if proto == protocol}
-    taken |= {port for port, proto in columns.view.claimed_ports if proto == protocol}
-    taken |= set(columns.auto_ports.values())
-    start = zlib.crc32("/".join(key).encode()) % len(AUTO_PORTS)
+def _free_port(columns: Columns, uid: str, name: str, port: object) -> int | None:
+    taken = columns.taken_ports(getattr(port, "protocol", None))
+    start = zlib.crc32(f"{uid}/{name}".encode()) % len(AUTO_PORTS)
     for offset in range(len(AUTO_PORTS)):
-        port = AUTO_PORTS[(start + offset) % len(AUTO_PORTS)]
-        if port not in taken:
-            return port
+        found = AUTO_PORTS[(start + offset) % len(AUTO_PORTS)]
+        if found not in taken:
+            return found
     return None
 
 
-def _place_class(
-    columns: Columns,
-    tasks: list[PendingTask],
-    seed: int,
-    placed: dict[str, Placed],
-    unplaced: dict[str, Explanation],
-) -> None:
-    first = tasks[0]
-    ports = assign_ports(columns, first)
-    if ports is None:
-        reason = Reason(
-            filter="port", count=columns.size, detail="no automatic port is free (30000-32767)"
+class _Made:
+    """A plan in the making."""
+
+    def __init__(self, columns: Columns, quotas: Quotas, seed: int, rules: Rules) -> None:
+        self.columns = columns
+        self.placed: dict[str, Placed] = {}
+        self.unplaced: dict[str, Explanation] = {}
+        self.preemptions: list[Preemption] = []
+        self._quotas = quotas
+        self._seed = seed
+        self._rules = rules
+        self._preemptor = Preemptor(columns, rules.disruptable)
+
+    def policy(self, pending: PendingTask) -> PlacementPolicy:
+        own = pending.placement.policy
+        return self._rules.policy if own is PlacementPolicy.CLUSTER else own
+
+    def turn(self, pending: PendingTask) -> tuple[int, float, tuple[float, str, int, int]]:
+        """Order of classes; what is packed goes from large to small, the rest by age."""
+        size = 0.0
+        if self.policy(pending) is PlacementPolicy.PACK:
+            need = np.array(amounts(pending.template.resources))
+            typical = np.maximum(self.columns.frame.allocatable.max(axis=1, initial=1), 1)
+            size = float((need / typical).max()) + float((need / typical).sum()) / 100
+        return -pending.priority, -size, _age(pending)
+
+    def place(self, tasks: list[PendingTask]) -> None:
+        """One class: as many as fit, or for a gang all or none."""
+        columns, first = self.columns, tasks[0]
+        ports = ports_of(columns, first)
+        if ports is None:
+            reason = Reason(
+                filter="port", count=columns.size, detail="no automatic port is free (30000-32767)"
+            )
+            self._wait(tasks, Explanation(nodes=columns.size, reasons=(reason,)))
+            return
+        found = feasible(columns, first, ports.booked, exclusive=ports.exclusive)
+        allowed, over_quota = self._quotas.allow(first, len(tasks))
+        search = Search(columns, first, found, self.policy(first), self._seed, max(allowed, 1))
+        rows: list[int] = []
+        for _ in range(allowed):
+            row = search.choice.take()
+            if row is None:
+                break
+            rows.append(row)
+        if first.placement.gang and len(rows) < len(tasks):
+            remark = f"all or none: {len(rows)} of {len(tasks)} fit"
+            if over_quota:
+                remark += f"; {over_quota}"
+            self._wait(tasks, search.explain(ports, remark))
+            self._keep_claims(tasks)
+            return
+        rest = tasks[len(rows) :]
+        if not rest:
+            self._book(tasks, rows, search, ports)
+        elif len(rows) == allowed:
+            self._book(tasks, rows, search, ports)
+            self._wait(rest, Explanation(nodes=columns.size, reasons=(), remark=over_quota))
+        else:
+            explanation = search.explain(ports)
+            self._book(tasks, rows, search, ports)
+            self._make_room(rest, explanation, search, ports)
+
+    def _book(
+        self, tasks: list[PendingTask], rows: list[int], search: Search, ports: Ports
+    ) -> None:
+        if not rows:
+            return
+        columns, first = self.columns, tasks[0]
+        columns.occupy(
+            rows, search.need, first.task.service_uid, ports.booked, exclusive=ports.exclusive
         )
+        self._quotas.use(first, len(rows))
+        requests = first.template.devices
+        nodes = columns.view.nodes
+        shared: dict[int, Placed] = {}
+        for task, row in zip(tasks, rows, strict=False):
+            placed = shared.get(row)
+            if placed is None or requests:
+                devices = columns.take_devices(row, requests) if requests else ()
+                placed = Placed(node=nodes[row].name, ports=ports.published, devices=devices)
+                shared[row] = placed
+            self.placed[task.task.uid] = placed
+
+    def _wait(self, tasks: Sequence[PendingTask], explanation: Explanation) -> None:
         for task in tasks:
-            unplaced[task.task.uid] = Explanation(nodes=columns.size, reasons=(reason,))
-        return
-    exclusive = first.template.network is NetworkMode.HOST
-    booked: list[HostPort] = [(p.host, p.protocol) for p in ports]
-    booked += [p for p in host_ports(first.template) if p not in booked]
-    found = feasible(columns, first, booked, exclusive=exclusive)
-    class_seed = zlib.crc32(f"{seed}/{first.task.service_uid}".encode())
-    choice = _Choice(columns, first, found, class_seed, len(tasks), once=exclusive and bool(booked))
-    explanation: Explanation | None = None
-    for task in tasks:
-        row = choice.take() if explanation is None else None
-        if row is None:
-            explanation = explanation or choice.explain()
-            unplaced[task.task.uid] = explanation
-            continue
-        columns.occupy(row, choice.need, first.task.service_uid, booked, exclusive=exclusive)
-        placed[task.task.uid] = Placed(node=columns.view.nodes[row].name, ports=ports)
+            self.unplaced[task.task.uid] = explanation
+
+    def _keep_claims(self, tasks: Sequence[PendingTask]) -> None:
+        """Nobody who comes later gets the room that is being made for these tasks."""
+        for task in tasks:
+            row = self.columns.frame.facts.index.get(task.claimed_node)
+            if row is not None:
+                need = np.array(amounts(task.template.resources), dtype=np.int64)
+                self.columns.reserve(row, need)
+
+    def _make_room(
+        self,
+        tasks: list[PendingTask],
+        explanation: Explanation,
+        search: Search,
+        ports: Ports,
+    ) -> None:
+        self._wait(tasks, explanation)
+        self._keep_claims(tasks)
+        if not self._rules.preempt:
+            return
+        for task in tasks:
+            if task.claimed_node:
+                continue
+            found = self._preemptor.find(
+                task, ports.booked, search.closed_rows(), exclusive=ports.exclusive
+            )
+            if found is None:
+                return
+            self.preemptions.append(found)
+            row = self.columns.frame.facts.index[found.node]
+            search.count(row)
+            names = ", ".join(v.task.name for v in found.victims)
+            self.unplaced[task.task.uid] = Explanation(
+                nodes=explanation.nodes,
+                reasons=explanation.reasons,
+                remark=f"takes the room of {names} on {found.node} once it has ended",
+            )
 
 
-@dataclass(slots=True)
-class _Group:
-    """Nodes with the same values in every spread key: a heap of (cost, row), best first."""
-
-    domains: tuple[int, ...]
-    heap: list[tuple[float, int]]
-
-
-class _Choice:
-    """The next best node for one class, again and again."""
+class Search:
+    """The choice for one class, and why it ends."""
 
     def __init__(
         self,
         columns: Columns,
         pending: PendingTask,
         found: Feasible,
+        policy: PlacementPolicy,
         seed: int,
         wanted: int,
-        *,
-        once: bool,
     ) -> None:
-        self.columns = columns
-        self.found = found
-        self.need: Ints = amounts(pending.template.resources)
-        self._need = [int(x) for x in self.need]
-        self.once = once
-        cost = base_cost(columns, pending, seed)
-        counts = columns.service_counts(pending.task.service_uid)
-        cost += counts + LOAD_WEIGHT * load_after(columns, self.need)
-        self.step = self._step()
-        self.domains = Domains(columns, pending.placement.spread, counts, found.rows)
-        self.groups = self._group(cost, wanted)
+        self._columns = columns
+        self._pending = pending
+        self._found = found
+        self.need: Ints = np.array(amounts(pending.template.resources), dtype=np.int64)
+        uid = pending.task.service_uid
+        self.cost = Cost(columns, pending, policy, zlib.crc32(f"{seed}/{uid}".encode()))
+        placement = pending.placement
+        together = [a.over for a in own_affinities(pending)]
+        self.levels: list[Level] = []
+        rows = found.rows & (found.room > 0)
+        if placement.spread or placement.distinct or together:
+            counts = columns.dense_counts(uid)
+            self.levels = levels_of(columns, placement, together, counts, rows, found.room, wanted)
+        self.choice = Choice(rows, found.room, self.cost, self.levels, wanted)
 
-    def _step(self) -> Floats:
-        """Shape (nodes,): how much worse a node becomes by one task of the class."""
-        allocatable = np.maximum(self.columns.allocatable, 1)
-        growth: Floats = (self.need / allocatable).max(axis=1)
-        return 1.0 + LOAD_WEIGHT * growth
+    def closed_rows(self) -> Bools:
+        """Nodes that a rule over values keeps the next task from."""
+        closed = np.zeros(self._columns.size, dtype=np.bool_)
+        for level in self.levels:
+            closed |= level.closed[level.codes]
+        return closed
 
-    def _group(self, cost: Floats, wanted: int) -> list[_Group]:
-        rows = np.flatnonzero(self.found.rows)
-        groups: list[_Group] = []
-        for domains, members in self.domains.split(rows):
-            costs = cost[members]
-            if len(members) > wanted:
-                best = np.argpartition(costs, wanted - 1)[:wanted]
-                members, costs = members[best], costs[best]
-            heap = list(zip(costs.tolist(), members.tolist(), strict=True))
-            heapq.heapify(heap)
-            groups.append(_Group(domains, heap))
-        return groups
+    def count(self, row: int) -> None:
+        """A task will be on the node, though take() did not put it there."""
+        for level in self.levels:
+            level.add(int(level.codes[row]))
 
-    def _fits(self, row: int) -> bool:
-        free = self.columns.free[row]
-        return all(not n or n <= int(f) for n, f in zip(self._need, free, strict=True))
+    def explain(self, ports: Ports, remark: str = "") -> Explanation:
+        """Why take() gave None; what it gave is not booked yet."""
+        columns, left = self._columns, self._found.rows.copy()
+        extra: list[Fallen] = []
 
-    def _top(self, group: _Group) -> tuple[float, int] | None:
-        while group.heap and not self._fits(group.heap[0][1]):
-            heapq.heappop(group.heap)
-        return group.heap[0] if group.heap else None
+        def drop(name: str, bad: Bools, details: object) -> None:
+            nonlocal left
+            hit = left & bad
+            if hit.any():
+                extra.append(Fallen(name, hit, details))  # type: ignore[arg-type]
+                left &= ~bad
 
-    def take(self) -> int | None:
-        """The best node now, with its cost raised for the next call; None: nothing fits."""
-        best: tuple[tuple[float, ...], float, _Group] | None = None
-        for group in self.groups:
-            if not self.domains.allows(group.domains):
-                continue
-            top = self._top(group)
-            if top is None:
-                continue
-            rank = self.domains.rank(group.domains)
-            if best is None or (rank, top[0]) < (best[0], best[1]):
-                best = rank, top[0], group
-        if best is None:
-            return None
-        group = best[2]
-        cost, row = group.heap[0]
-        if self.once:
-            heapq.heappop(group.heap)
-        else:
-            heapq.heapreplace(group.heap, (cost + float(self.step[row]), row))
-        self.domains.count(group.domains)
-        return row
+        free = free_after(columns, self._pending, self.choice.placed)
+        for found in resource_filters(columns, self._pending, free):
+            drop(found.name, found.bad, found.details)
+        full = ~self.choice.open_rows()
+        text = "port in use by another of its tasks" if ports.exclusive else "no room for another"
+        drop("port" if ports.exclusive else "room", full, _all(text))
+        for level in self.levels:
+            if level.binds:
+                keyless = level.codes == level.keyless
+                drop("spread", keyless, _all(f"without {level.over}"))
+                drop("spread", level.closed[level.codes], _all(level.sentence()))
+        return self._found.explain(extra, remark)
 
-    def explain(self) -> Explanation:
-        """Why take() gave None."""
-        filled = full(self.columns, self.need, self.found.rows)
-        left = self.found.rows.copy()
-        for fall in filled:
-            left &= ~fall.rows
-        extra: list[Fallen] = list(filled)
-        if left.any():
-            text = self.domains.sentence() or "port in use by another of its tasks"
-            name = "spread" if self.domains.sentence() else "port"
-            extra.append(Fallen(name, left, lambda rows: [(int(rows.sum()), text)]))
-        return self.found.explain(tuple(extra))
+
+def _all(text: str) -> object:
+    return lambda rows: [(int(rows.sum()), text)]
