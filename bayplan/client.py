@@ -370,8 +370,9 @@ class Client:
     async def uncordon(self, node: str) -> control.ChangeResponse:
         return await self._change("Uncordon", control.NodeRequest(node=node))
 
-    async def drain(self, node: str) -> control.ChangeResponse:
-        return await self._change("Drain", control.NodeRequest(node=node))
+    async def drain(self, node: str, *, force: bool = False) -> control.ChangeResponse:
+        """`force`: stop tasks whose volume is on the node, too."""
+        return await self._change("Drain", control.NodeRequest(node=node, force=force))
 
     async def label_node(
         self, node: str, labels: dict[str, str], remove: Sequence[str] = ()

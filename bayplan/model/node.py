@@ -68,6 +68,7 @@ class Node:
 
     `certificate_serials` (hex) are the certificates the node may still use; removing the node
     revokes them all. `subnet` is the IPv4 network of the node's containers (CIDR).
+    `drain_volumes`: while it drains, tasks whose volume is here are stopped, too.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Node:
     certificate_serials: tuple[str, ...] = ()
     joined_at: float = 0.0
     taints: tuple[Taint, ...] = ()
+    drain_volumes: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

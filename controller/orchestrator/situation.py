@@ -6,7 +6,14 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from bayplan.model.node import NodeState
-from bayplan.model.service import MountKind, Rollout, Service, ServiceVersion, SlotMark
+from bayplan.model.service import (
+    MountKind,
+    Rollout,
+    Service,
+    ServiceVersion,
+    SlotMark,
+    TaskTemplate,
+)
 from bayplan.model.task import FINAL, RANK, DesiredState, Task, TaskState, TaskStatus
 from bayplan.model.workload import Run, WorkloadKind
 from controller.tables import Key, Stored, Tables
@@ -21,6 +28,7 @@ class NodeFacts:
     name: str
     state: NodeState = NodeState.UNKNOWN
     draining: bool = False
+    drain_volumes: bool = False
     revision: int = 0
 
 
@@ -140,17 +148,20 @@ class Situation:
             return False
         if self.daemon:
             return observed.task.node not in self.nodes
-        kept = self.has_volume and started(observed) and observed.task.node in self.nodes
+        kept = keeps_volume(self.service.value, observed) and observed.task.node in self.nodes
         return not kept
 
     def moving(self, observed: Observed) -> str:
         """Why the task has to leave its node in good order; empty: it may stay. A daemon's stays
-        while its node drains: it serves the node, and ends with it."""
+        while its node drains: it serves the node, and ends with it. So does one that has
+        written to a volume, which no other node has, unless the drain says otherwise."""
         if self.daemon:
             return ""
         node = self.nodes.get(observed.task.node)
         if node is not None and node.draining:
-            return f"node {node.name} drains"
+            if node.drain_volumes or not keeps_volume(self.service.value, observed):
+                return f"node {node.name} drains"
+            return ""
         return self.misplaced.get(observed.task.uid, "")
 
     @property
@@ -162,8 +173,7 @@ class Situation:
     @property
     def has_volume(self) -> bool:
         """Its tasks write to a directory of their node, which no other node has."""
-        mounts = self.service.value.spec.template.mounts
-        return any(m.kind is MountKind.VOLUME for m in mounts)
+        return has_volume(self.service.value.spec.template)
 
 
 def situation(
@@ -213,6 +223,7 @@ def _facts(tables: Tables, names: Iterable[str]) -> dict[str, NodeFacts]:
             name=name,
             state=status.value.state if status else NodeState.UNKNOWN,
             draining=node.value.draining,
+            drain_volumes=node.value.drain_volumes,
             revision=status.mod_revision if status else 0,
         )
     return facts
@@ -224,3 +235,12 @@ def started(observed: Observed) -> bool:
     return status is not None and (
         status.incarnation > 0 or RANK[status.state] >= RANK[TaskState.STARTING]
     )
+
+
+def has_volume(template: TaskTemplate) -> bool:
+    return any(m.kind is MountKind.VOLUME for m in template.mounts)
+
+
+def keeps_volume(service: Service, observed: Observed) -> bool:
+    """True where the task has a volume on its node that it may have written to."""
+    return has_volume(service.spec.template) and started(observed)

@@ -10,9 +10,10 @@ from typing import Final
 
 from bayplan.model.errors import Conflict, InvalidSpec, NotFound
 from bayplan.model.node import Node
+from bayplan.model.task import Task
 from bayplan.wire._pb.bayplan.v1 import control_pb2 as control
 from controller.server.intent import Desk, Outcome, event, plural, said
-from controller.server.views import present
+from controller.server.views import Drain, keeps, names, present
 from controller.store.base import Change, Delete, Key, Kind, Put, Tables
 
 LABELS_MAX: Final = 100
@@ -38,11 +39,16 @@ def check_name(name: str) -> None:
         )
 
 
-def tasks_on(tables: Tables, name: str) -> int:
+def present_on(tables: Tables, name: str) -> list[Task]:
     """Tasks of the node that are not over."""
-    return sum(
-        1 for s in tables.tasks.values() if s.value.node == name and present(tables, s.value)
-    )
+    return [
+        s.value for s in tables.tasks.values() if s.value.node == name and present(tables, s.value)
+    ]
+
+
+def tasks_on(tables: Tables, name: str) -> int:
+    """How many tasks of the node are not over."""
+    return len(present_on(tables, name))
 
 
 def _update(
@@ -68,16 +74,22 @@ def cordon(desk: Desk, name: str) -> Outcome:
 def uncordon(desk: Desk, name: str) -> Outcome:
     """Ends a drain, too."""
     old, revision = find_node(desk.tables, name)
-    new = replace(old, cordoned=False, draining=False)
+    new = replace(old, cordoned=False, draining=False, drain_volumes=False)
     return _update(desk, old, new, revision, "Uncordoned", [], "new tasks may be placed here")
 
 
-def drain(desk: Desk, name: str) -> Outcome:
-    """A drained node stays cordoned, so that it can be worked on."""
+def drain(desk: Desk, name: str, force: bool = False) -> Outcome:
+    """A drained node stays cordoned, so that it can be worked on. `force`: tasks whose volume is
+    here are stopped, although they can run nowhere else."""
     old, revision = find_node(desk.tables, name)
-    new = replace(old, cordoned=True, draining=True)
-    moved = tasks_on(desk.tables, name)
-    effect = f"moves {plural(moved, 'task')} elsewhere; `bay node uncordon {name}` ends it"
+    new = replace(old, cordoned=True, draining=True, drain_volumes=force)
+    here = Drain.of(desk.tables, new, present_on(desk.tables, name))
+    effect = f"moves {plural(len(here.moving), 'task')} elsewhere"
+    if here.kept:
+        effect += f", not {names(here.kept)}: their volume data is only here"
+    elif force and (bound := [t for t in here.moving if keeps(desk.tables, t)]):
+        effect += f" or, with a volume here, stops them ({names(bound)})"
+    effect += f"; `bay node uncordon {name}` ends it"
     return _update(desk, old, new, revision, "Draining", [], effect)
 
 

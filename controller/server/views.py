@@ -6,7 +6,7 @@ Pure: tables, the placement loop's reasons and the time in, messages out.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -19,6 +19,7 @@ from bayplan.model.validate import secret_references
 from bayplan.wire._pb.bayplan.v1 import control_pb2 as control
 from bayplan.wire._pb.bayplan.v1 import types_pb2
 from bayplan.wire.convert import enum_name, to_pb
+from controller.orchestrator.situation import Observed, keeps_volume
 from controller.store.base import Key, Stored, Tables
 
 STUCK_AFTER_S: Final = 30.0
@@ -356,7 +357,10 @@ def node_view(
     if status is not None:
         view.status.CopyFrom(to_pb(status.value))
     if node.draining:
-        view.drain_progress = _drain_progress(tables, here, reasons, now)
+        drain = Drain.of(tables, node, here)
+        view.drained = not drain.moving and not drain.kept
+        view.drain_blocked = drain.blocked
+        view.drain_progress = drain.progress(tables, reasons, now)
     if detail:
         view.task_list.extend(task_view(index, t, reasons, now) for t in here)
         found = [
@@ -368,23 +372,72 @@ def node_view(
     return view
 
 
-def _drain_progress(tables: Tables, here: list[Task], reasons: Reasons, now: float) -> str:
-    if not here:
-        return "drained: no task is left"
-    stopping = sum(1 for t in here if not live(tables, t))
-    services = sorted({t.service for t in here})
-    count = "1 task" if len(here) == 1 else f"{len(here)} tasks"
-    text = f"{count} left, {stopping} of them stopping ({', '.join(services[:5])})"
-    pending = [
-        t
-        for s in tables.tasks.values()
-        if (t := s.value).service in services
-        and task_state(t, status_of(tables, t)) is TaskState.PENDING
-    ]
-    if pending:
-        first = pending[0]
-        text += f"; {first.name} has no place yet: {why(tables, first, reasons, now)}"
-    return text
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """What a draining node still holds. `moving` is on its way out; `kept` stays with its volume.
+    Daemons are neither: they serve the node, and end with it."""
+
+    node: Node
+    moving: tuple[Task, ...]
+    kept: tuple[Task, ...]
+
+    @classmethod
+    def of(cls, tables: Tables, node: Node, here: Iterable[Task]) -> Drain:
+        left = [t for t in here if not t.pinned_node or not live(tables, t)]
+        kept = [t for t in left if not node.drain_volumes and live(tables, t) and keeps(tables, t)]
+        moving = [t for t in left if t not in kept]
+        return cls(node, tuple(moving), tuple(kept))
+
+    @property
+    def stays(self) -> str:
+        """What stays, and what makes it go; empty: nothing does."""
+        if not self.kept:
+            return ""
+        one = len(self.kept) == 1
+        return (
+            f"{names(self.kept)} {'keeps its' if one else 'keep their'} volume data on "
+            f"{self.node.name}: {'it is' if one else 'they are'} stopped only with "
+            f"bay node drain {self.node.name} --force"
+        )
+
+    @property
+    def blocked(self) -> str:
+        """`stays`, once nothing else is left."""
+        return "" if self.moving else self.stays
+
+    def progress(self, tables: Tables, reasons: Reasons, now: float) -> str:
+        """One sentence on what is left."""
+        if not self.moving:
+            return self.stays or "drained: no task is left"
+        stopping = sum(1 for t in self.moving if not live(tables, t))
+        services = sorted({t.service for t in self.moving})
+        count = "1 task" if len(self.moving) == 1 else f"{len(self.moving)} tasks"
+        text = f"{count} left, {stopping} of them stopping ({', '.join(services[:5])})"
+        pending = [
+            t
+            for s in tables.tasks.values()
+            if (t := s.value).service in services
+            and task_state(t, status_of(tables, t)) is TaskState.PENDING
+        ]
+        if pending:
+            first = pending[0]
+            text += f"; {first.name} has no place yet: {why(tables, first, reasons, now)}"
+        return f"{text}; {self.stays}" if self.stays else text
+
+
+def keeps(tables: Tables, task: Task) -> bool:
+    """True where the task has a volume on its node, and data there for all one knows."""
+    service = tables.services.get((task.namespace, task.service))
+    if service is None:
+        return False
+    status = tables.status.get((task.namespace, task.name))
+    return keeps_volume(service.value, Observed(Stored(task, 0, b""), status))
+
+
+def names(tasks: Sequence[Task], shown_max: int = 3) -> str:
+    """`web.1.2, web.3.1 and 4 more`."""
+    more = f" and {len(tasks) - shown_max} more" if len(tasks) > shown_max else ""
+    return ", ".join(t.name for t in tasks[:shown_max]) + more
 
 
 def secret_users(services: Mapping[Key, Stored[Service]], namespace: str, secret: str) -> list[str]:

@@ -132,7 +132,7 @@ class Writes(ControlServicer):
         return await self._parts.commit(lambda desk: nodes.uncordon(desk, request.node))
 
     async def Drain(self, request: control.NodeRequest, context: Any) -> control.ChangeResponse:
-        return await self._parts.commit(lambda desk: nodes.drain(desk, request.node))
+        return await self._parts.commit(lambda desk: nodes.drain(desk, request.node, request.force))
 
     async def LabelNode(
         self, request: control.LabelNodeRequest, context: Any

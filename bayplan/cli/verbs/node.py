@@ -11,7 +11,7 @@ import click
 from bayplan.cli.changing import change, detach_option, show_changes
 from bayplan.cli.completing import complete_node
 from bayplan.cli.settings import ROLLOUT_TIMEOUT_S, Settings, parse_duration, tell_if_frozen, verb
-from bayplan.model.errors import DeadlineExceeded, InvalidSpec
+from bayplan.model.errors import DeadlineExceeded, Failed, InvalidSpec
 
 if TYPE_CHECKING:
     from bayplan.client import Client
@@ -121,14 +121,19 @@ def uncordon(settings: Settings, node: str) -> None:
 @command.add_command
 @verb("drain")
 @click.argument("node", shell_complete=complete_node)
+@click.option("--force", is_flag=True, help="stop tasks whose volume is there, too")
 @detach_option
-def drain(settings: Settings, node: str, detach: bool) -> None:
-    """Move all tasks of a node elsewhere, and wait until it is empty."""
-    settings.call(lambda client: _drain(client, settings, node, detach), unbounded=True)
+def drain(settings: Settings, node: str, force: bool, detach: bool) -> None:
+    """Move all tasks of a node elsewhere, and wait until it is empty.
+
+    Daemons stay. So do tasks that have a volume there, since no other node has their data; then
+    the drain ends with exit code 8 once nothing else is left. --force stops them.
+    """
+    settings.call(lambda client: _drain(client, settings, node, force, detach), unbounded=True)
 
 
-async def _drain(client: Client, settings: Settings, node: str, detach: bool) -> None:
-    show_changes(settings, await client.drain(node))
+async def _drain(client: Client, settings: Settings, node: str, force: bool, detach: bool) -> None:
+    show_changes(settings, await client.drain(node, force=force))
     if detach:
         return
     limit_s = settings.timeout_s or ROLLOUT_TIMEOUT_S
@@ -138,7 +143,9 @@ async def _drain(client: Client, settings: Settings, node: str, detach: bool) ->
             while True:
                 view = await client.get_node(node)
                 last = view.drain_progress
-                if not view.tasks:
+                if view.drain_blocked:
+                    raise Failed(f"{node} is not empty: {view.drain_blocked}")
+                if view.drained:
                     print(f"{node}: drained; bay node uncordon {node} brings it back")
                     return
                 if not view.node.draining:

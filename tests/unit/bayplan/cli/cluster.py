@@ -49,6 +49,7 @@ class Fake(ControlServicer):
         self.asked: dict[str, Any] = {}
         self.lines: list[Any] = []
         self.frozen = ""
+        self.node: Any = None
 
     def _ask(self, call: str, request: Any, context: Any) -> None:
         self.asked[call] = request
@@ -92,6 +93,14 @@ class Fake(ControlServicer):
     def Scale(self, request: Any, context: Any) -> Any:
         self._ask("Scale", request, context)
         return control.ChangeResponse(changes=self.changes, revision=7)
+
+    def Drain(self, request: Any, context: Any) -> Any:
+        self._ask("Drain", request, context)
+        return control.ChangeResponse(changes=self.changes, revision=7)
+
+    def GetNode(self, request: Any, context: Any) -> Any:
+        self._ask("GetNode", request, context)
+        return self.node
 
     def Logs(self, request: Any, context: Any) -> Iterator[Any]:
         self._ask("Logs", request, context)

@@ -163,6 +163,19 @@ def test_a_controller_that_is_not_there(cluster: Fake, bay: Bay) -> None:
     assert "check that a controller runs" in err.splitlines()[-1]
 
 
+def test_a_drain_that_leaves_a_volume_fails_and_says_so(cluster: Fake, bay: Bay) -> None:
+    """Exit code 8 with what would make it go; --force is passed on; daemons do not matter."""
+    stays = "web.1.2 keeps its volume data on h1"
+    cluster.node = control.NodeView(drain_blocked=stays, tasks=1)
+    cluster.node.node.draining = True
+    assert bay("node", "drain", "h1") == (8, "", f"bay: h1 is not empty: {stays}\n")
+    assert not cluster.asked["Drain"].force
+    cluster.node = control.NodeView(drained=True, tasks=1)
+    code, out, _ = bay("node", "drain", "h1", "--force")
+    assert (code, out) == (0, "h1: drained; bay node uncordon h1 brings it back\n")
+    assert cluster.asked["Drain"].force
+
+
 def test_logs_of_several_tasks(cluster: Fake, bay: Bay) -> None:
     """Each line whole with its task; parts are joined; notices go to stderr."""
     cluster.lines = [

@@ -205,3 +205,22 @@ def test_a_volume_waits_for_its_node() -> None:
     rig.remove_node(before.node)
     rig.advance(1)
     assert [(t.name, bool(t.node)) for t in rig.live()] == [("web.1.2", True)]
+
+
+def test_a_drain_leaves_a_volume_where_it_is() -> None:
+    """A task that has written to a volume can go nowhere else: it stays, unless the drain is
+    forced; the others go."""
+    mounts = (Mount(target="/data", kind=MountKind.VOLUME, source="db"),)
+    rig = Rig(nodes=2)
+    rig.apply(1, template=TaskTemplate(image="db:1", mounts=mounts))
+    rig.run(rounds=8)
+    before = rig.live()[0]
+    rig.node(before.node, draining=True, cordoned=True)
+    rig.run(rounds=8)
+    assert rig.live() == [before]
+    rig.node(before.node, draining=True, cordoned=True, drain_volumes=True)
+    rig.run(rounds=8)
+    assert [t.node for t in rig.live()] == [""]
+    rig.node(before.node)
+    rig.run(rounds=8)
+    assert [t.node for t in rig.live()] == [before.node]

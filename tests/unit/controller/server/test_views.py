@@ -10,6 +10,8 @@ import pytest
 from bayplan.model.node import Node, NodeState, NodeStatus
 from bayplan.model.resources import Resources
 from bayplan.model.service import (
+    Mount,
+    MountKind,
     Rollout,
     RolloutState,
     Service,
@@ -215,6 +217,29 @@ def test_node_shows_what_is_requested_and_what_a_drain_waits_for() -> None:
     assert (view.tasks, view.requested.cpu_millis) == (1, 500)
     assert view.drain_progress == "1 task left, 0 of them stopping (web)"
     assert not view.node.certificate_serials
+
+
+def test_a_drain_says_which_task_stays_with_its_volume() -> None:
+    """A started task with a volume blocks the drain, unless it was forced; a daemon does not."""
+    one = a_task(1)
+    daemon = a_task(2, service="logs", pinned_node="h1")
+    mounts = (Mount(target="/d", kind=MountKind.VOLUME, source="db"),)
+    spec = replace(SPEC, template=replace(SPEC.template, mounts=mounts))
+    ready = tables_of((one, running(one)), (daemon, running(daemon)))
+    tables = replace(
+        ready, services={("default", "web"): Stored(replace(SERVICE, spec=spec), 1, b"")}
+    )
+    node = Node(name="h1", uid="n", draining=True)
+    view = views.node_view(views.Index.of(tables), node, no_reason, NOW, detail=False)
+    assert not view.drained
+    assert view.drain_blocked == view.drain_progress
+    assert view.drain_blocked.startswith("web.1.1 keeps its volume data on h1: it is stopped only")
+    forced = replace(node, drain_volumes=True)
+    view = views.node_view(views.Index.of(tables), forced, no_reason, NOW, detail=False)
+    assert (view.drained, view.drain_blocked) == (False, "")
+    assert view.drain_progress.startswith("1 task left")
+    alone = replace(tables, tasks={k: s for k, s in tables.tasks.items() if s.value is daemon})
+    assert views.node_view(views.Index.of(alone), node, no_reason, NOW, detail=False).drained
 
 
 def test_tasks_of_a_silent_node_are_not_counted_as_ready() -> None:

@@ -338,9 +338,15 @@ class NodeView(message.Message):
     TASK_LIST_FIELD_NUMBER: builtins.int
     EVENTS_FIELD_NUMBER: builtins.int
     DRAIN_PROGRESS_FIELD_NUMBER: builtins.int
+    DRAINED_FIELD_NUMBER: builtins.int
+    DRAIN_BLOCKED_FIELD_NUMBER: builtins.int
     tasks: builtins.int
     drain_progress: builtins.str
     """While the node drains: what it still waits for."""
+    drained: builtins.bool
+    """Nothing is left that the drain moves; daemons stay."""
+    drain_blocked: builtins.str
+    """What stays although the node drains, and what would make it go; empty: nothing does."""
     @builtins.property
     def node(self) -> types_pb2.Node: ...
     @builtins.property
@@ -361,10 +367,12 @@ class NodeView(message.Message):
         task_list: abc.Iterable[TaskView] | None = ...,
         events: abc.Iterable[types_pb2.Event] | None = ...,
         drain_progress: builtins.str = ...,
+        drained: builtins.bool = ...,
+        drain_blocked: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["node", b"node", "requested", b"requested", "status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["drain_progress", b"drain_progress", "events", b"events", "node", b"node", "requested", b"requested", "status", b"status", "task_list", b"task_list", "tasks", b"tasks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["drain_blocked", b"drain_blocked", "drain_progress", b"drain_progress", "drained", b"drained", "events", b"events", "node", b"node", "requested", b"requested", "status", b"status", "task_list", b"task_list", "tasks", b"tasks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -750,6 +758,8 @@ class SecretRequest(message.Message):
 
 @typing.final
 class NodeRequest(message.Message):
+    """`force`: of Drain, stop tasks whose volume is there, too; of RemoveNode, although tasks are there."""
+
     DESCRIPTOR: descriptor.Descriptor
 
     NODE_FIELD_NUMBER: builtins.int

@@ -1794,12 +1794,14 @@ class Node(message.Message):
     CERTIFICATE_SERIALS_FIELD_NUMBER: builtins.int
     JOINED_AT_FIELD_NUMBER: builtins.int
     TAINTS_FIELD_NUMBER: builtins.int
+    DRAIN_VOLUMES_FIELD_NUMBER: builtins.int
     name: builtins.str
     uid: builtins.str
     cordoned: builtins.bool
     draining: builtins.bool
     subnet: builtins.str
     joined_at: builtins.float
+    drain_volumes: builtins.bool
     @builtins.property
     def labels(self) -> containers.ScalarMap[builtins.str, builtins.str]: ...
     @builtins.property
@@ -1818,10 +1820,11 @@ class Node(message.Message):
         certificate_serials: abc.Iterable[builtins.str] | None = ...,
         joined_at: builtins.float = ...,
         taints: abc.Iterable[Taint] | None = ...,
+        drain_volumes: builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["certificate_serials", b"certificate_serials", "cordoned", b"cordoned", "draining", b"draining", "joined_at", b"joined_at", "labels", b"labels", "name", b"name", "subnet", b"subnet", "taints", b"taints", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["certificate_serials", b"certificate_serials", "cordoned", b"cordoned", "drain_volumes", b"drain_volumes", "draining", b"draining", "joined_at", b"joined_at", "labels", b"labels", "name", b"name", "subnet", b"subnet", "taints", b"taints", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
