@@ -8,8 +8,9 @@ import re
 import resource
 import socket
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Protocol
 
 from agent.runtime import cgroups, channel, hooks, idmaps, labels, options, rootfs
 from agent.runtime.bundle import Bundle
@@ -30,15 +31,31 @@ _UID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,127}")
 _INFINITY = 2**63
 
 
+class Cloner(Protocol):
+    """Makes init in another process, which must reap it: the arguments and the pid and pidfd of
+    `spawn.spawn`. `init` has no `hold` and preserves nothing."""
+
+    def __call__(
+        self,
+        flags: int,
+        joins: Sequence[tuple[int, int]],
+        init: Init,
+        *,
+        cgroup_fd: int,
+        time_offsets: Mapping[str, tuple[int, int]] | None,
+    ) -> tuple[int, int]: ...
+
+
 def create(
     uid: str, bundle: Bundle, stdio: Stdio, preloaded: Preloaded, *, sibling: bool = False,
     hold: socket.socket | None = None, preserve: Sequence[int] = (),
-    keyring: bool = True,
+    keyring: bool = True, cloner: Cloner | None = None,
 ) -> Container:  # fmt: skip
     """Make the container of `bundle`; its process is held before execve until `start.start`.
 
     `stdio` descriptors stay the caller's. `sibling`: init becomes a child of the caller's parent
-    (CLONE_PARENT), for a caller that exits afterwards; the parent must reap it. `hold`: a
+    (CLONE_PARENT), for a caller that exits afterwards; the parent must reap it. `cloner`: init is
+    made by and becomes a child of somebody else. `hold`: a
     listening SOCK_SEQPACKET socket init waits on for START, for a caller that ends before. What
     `preserve` names stays open in the container; `keyring`: it gets a session keyring of its own.
     A failure raises RuntimeFailure and leaves
@@ -63,9 +80,9 @@ def create(
                 last_capability=preloaded.last_capability, hold=hold, preserve=preserve,
                 keyring=keyring,
             )  # fmt: skip
-            pid, pidfd = _spawn(init, sibling)
+            pid, pidfd = _spawn(init, sibling, cloner)
         undo.callback(os.close, pidfd)
-        undo.callback(end, pidfd, sibling=sibling)
+        undo.callback(end, pidfd, sibling=sibling or cloner is not None)
         warnings = _prepare(pid, init, preloaded, ours)
         state = ContainerState(
             uid=uid, pid=pid, pid_start_ticks=start_ticks(pid), bundle=bundle.path,
@@ -111,7 +128,7 @@ def _limit_cpu_time(cgroup: Cgroup, config: Config) -> None:
         cgroups.apply(cgroup, limit, new=False)
 
 
-def _spawn(init: Init, sibling: bool) -> tuple[int, int]:
+def _spawn(init: Init, sibling: bool, cloner: Cloner | None) -> tuple[int, int]:
     """New namespaces by clone3, all at once: a network namespace made apart from its user
     namespace could not mount sysfs. The cgroup namespace is left to init."""
     flags = 0
@@ -133,6 +150,8 @@ def _spawn(init: Init, sibling: bool) -> tuple[int, int]:
             opened.callback(os.close, cgroup_fd)
         offsets = linux.time_offsets if linux.namespaces.get("time") == "" else None
         try:
+            if cloner is not None:
+                return cloner(flags, joins, init, cgroup_fd=cgroup_fd, time_offsets=offsets)
             return spawn(
                 flags, joins, init.begin, sibling=sibling, cgroup_fd=cgroup_fd,
                 time_offsets=offsets,

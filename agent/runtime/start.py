@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import socket
+
 from agent.runtime import channel, hooks
 from agent.runtime.container import Container, ContainerState
 from agent.runtime.failure import RuntimeFailure
@@ -30,3 +33,10 @@ def run_poststart(state: ContainerState) -> None:
     except RuntimeFailure:
         kill_all(state.cgroup)
         raise
+
+
+def outcome(control: int) -> RuntimeFailure | None:
+    """For who told init to start by itself, once the channel is readable: why it could not. Not
+    for a container with hooks to come."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=os.dup(control)) as sock:
+        return channel.reported(sock)

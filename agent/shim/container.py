@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import socket
 from pathlib import Path
 
 from agent.runtime import bundle as bundles
@@ -19,6 +20,7 @@ from agent.runtime import start as starting
 from agent.runtime.cgroups import Cgroup, Kind
 from agent.runtime.cgroups.hierarchy import remove
 from agent.runtime.container import Container, ContainerState
+from agent.runtime.create import Cloner
 from agent.runtime.failure import RuntimeFailure as Failure
 from agent.runtime.preloaded import Preloaded
 from agent.runtime.seccomp import profile
@@ -41,7 +43,6 @@ __all__ = [
 ]
 
 STATE = "state.json"
-start = starting.start
 preload = preloaded.load
 _SAMPLE = {
     "ociVersion": "1.2.0",
@@ -86,20 +87,29 @@ def rehearse(prepared: Preloaded) -> None:
         options.parse(mount)
 
 
-def create(uid: str, directory: str, stdout: int, stderr: int, prepared: Preloaded) -> Container:
-    """Make the container and hold its init, which becomes a child of the caller's parent."""
+def create(
+    uid: str, directory: str, stdout: int, stderr: int, prepared: Preloaded, cloner: Cloner
+) -> Container:
+    """Make the container and hold its init, which becomes a child of whom `cloner` asks."""
     created = creation.create(
         uid,
         bundles.load(Path(directory)),
         Stdio(stdout=stdout, stderr=stderr),
         prepared,
-        sibling=True,
+        cloner=cloner,
     )
     path = f"{directory}/{STATE}"
     with open(path + ".new", "w", encoding="utf-8") as file:
         json.dump(created.state.to_json(), file)
     os.rename(path + ".new", path)
     return created
+
+
+def start(directory: str, control: socket.socket, *, hooks: bool) -> None:
+    """Let a held init go on by the channel to it, which ends, and run the hooks that come then."""
+    starting.start(
+        Container(state=_state(directory), pidfd=-1, control=control, has_start_hooks=hooks)
+    )
 
 
 def execute(

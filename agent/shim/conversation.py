@@ -33,7 +33,8 @@ def become(view: View, fd: int, *, greeted: bool, preloaded: Preloaded) -> NoRet
     status = 1
     try:
         reset_signals()
-        descriptors.close_all_except((0, 1, 2, fd, view.timer, view.notes, view.starter))
+        kept = (0, 1, 2, fd, view.timer, view.notes, view.control)
+        descriptors.close_all_except([number for number in kept if number >= 0])
         connection = Connection(stream(fd))
         connection.greeted = greeted
         if _converse(connection, view, preloaded) and not connection.closed:

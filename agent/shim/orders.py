@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
 from dataclasses import dataclass
 
-from agent.shim import container, protocol
+from agent.shim import container
 from agent.shim.protocol import Message
 from agent.syscalls import supervision
 
-RUN = b"run"
 START_TIMEOUT_S = 30.0
 # Notes wake the shim, as signals do with a byte that is their number: how starting went, and
 # which descriptor (added to SESSION) has become a session's.
@@ -23,8 +21,9 @@ SESSION = 128
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """The shim as it was when it forked. `timer`, `starter` and `notes` are descriptors:
-    the fence, the socket to the starter, and the pipe that wakes the shim."""
+    """The shim as it was when it forked. `timer`, `control` and `notes` are descriptors: the
+    fence, the channel to an init that is held (else -1), and the pipe that wakes the shim.
+    `hooks`: some come when the container starts."""
 
     directory: str
     uid: str
@@ -32,7 +31,8 @@ class View:
     state: str
     pid: int
     timer: int
-    starter: int
+    control: int
+    hooks: bool
     notes: int
 
 
@@ -65,23 +65,18 @@ def answer(message: Message, view: View) -> Message:
 
 
 def _run(view: View) -> Message:
-    """The starter's answer; an error where the container is not held."""
-    refusal: Message = {"code": "state", "message": f"the container is {view.state}"}
-    if view.state != "created" or view.starter < 0:
-        return refusal
-    starter = socket.socket(fileno=view.starter)
-    starter.settimeout(START_TIMEOUT_S)
+    """Let the held init go on; an error where it is not held, or cannot."""
+    if view.state != "created" or view.control < 0:
+        return {"code": "state", "message": f"the container is {view.state}"}
+    control = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=view.control)
+    control.settimeout(START_TIMEOUT_S)
     try:
-        starter.send(RUN)
-        reply = starter.recv(protocol.PAYLOAD_MAX_BYTES)
-    except TimeoutError:
-        return {"code": "timeout", "message": f"execve took longer than {START_TIMEOUT_S:g} s"}
-    except OSError:  # the starter has ended
-        return refusal
-    if not reply:
-        return {"code": "state", "message": "the container ended before it was started"}
-    error: Message = json.loads(reply)
-    return error
+        container.start(view.directory, control, hooks=view.hooks)
+    except container.Failure as failure:
+        os.write(view.notes, bytes([START_FAILED]))
+        return {"code": "container", "message": str(failure)}
+    os.write(view.notes, bytes([STARTED]))
+    return {}
 
 
 def _signal(view: View, number: int) -> Message:

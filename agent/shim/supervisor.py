@@ -2,16 +2,20 @@
 
 It lives in a session of its own, outside the container's cgroup, and needs nothing of the agent,
 so it outlives it. Of the zygote's memory a process pays for what it writes to, and in Python
-every use of an object writes to it; so a shim itself does next to nothing. All else is done by
-throwaway children, which hand over descriptors or an exit status:
+every use of an object writes to it; so a shim itself does next to nothing. A creator makes the
+container for it, but for the clone, and throwaway children do what agents ask for, except to let
+init go on, which every container needs once:
 
-    zygote ─fork─► shim ─fork─► starter ─clone─► container's init   (the shim's child)
-                    ├─fork─► conversation: answers what is waiting on a control connection
-                    └─fork─► conversation that has become an exec session
+    zygote ─fork─► shim ─clone─► container's init
+             │      ├─fork─► conversation: answers what is waiting on a control connection
+             │      └─fork─► conversation that has become an exec session
+             └─fork─► creator
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import select
 import signal
@@ -20,7 +24,8 @@ import time
 from array import array
 from typing import TYPE_CHECKING
 
-from agent.shim import container, conversation, orders, protocol, starter
+from agent.runtime import channel, start
+from agent.shim import cloning, container, conversation, creator, orders, protocol
 from agent.shim.connection import Connection
 from agent.shim.log_writer import LogWriter
 from agent.shim.protocol import ExitRecord
@@ -39,17 +44,20 @@ _DRAIN_MAX_BYTES = 16 << 20
 _RECORD_RETRY_S = 1.0
 # Buffers made before the fork: a large allocation writes all over the heap (see the zygote).
 _OUTPUT = bytearray(_READ_BYTES)
-_BUFFER = bytearray(starter.REQUEST_MAX_BYTES + 64)
+_BUFFER = bytearray(creator.REQUEST_MAX_BYTES + 64)
+# The request to run as agents write it: a JSON object like any other, but this one is needed by
+# each container, and to parse it would cost a shim memory or a process.
+_RUN = (b'{"id":', b',"do":"run"}')
 
 
-def run(requests: socket.socket, notify: socket.socket, preloaded: Preloaded) -> None:
-    """Wait for a request, create its container, and stay until that has ended and is on record.
-    `notify` is told that this shim is a spare no more."""
+def run(spares: socket.socket, notify: socket.socket, preloaded: Preloaded) -> None:
+    """Wait for an order, make a container's process, and stay until that has ended and is on
+    record. `notify` is told that this shim is a spare no more."""
     os.setsid()
     supervision.become_subreaper()
     supervision.set_name(b"bayplan-shim")
     shim = Shim(preloaded)
-    if shim.begin(requests, notify):
+    if shim.begin(spares, notify):
         shim.serve()
 
 
@@ -68,32 +76,42 @@ class Shim:
         self._connections: set[int] = set()
         self._greeted: set[int] = set()
         self._conversations: dict[int, int] = {}
+        self._starting = b""  # the request to run that is under way
 
-    def begin(self, requests: socket.socket, notify: socket.socket) -> bool:
-        """Fork the starter and take over what it makes; False where it makes nothing, of which
-        it tells the agent."""
-        self._wake, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    def begin(self, spares: socket.socket, notify: socket.socket) -> bool:
+        """Clone the container's init for a creator and take over what that makes of it; False
+        where nothing comes of it, of which the creator tells the agent."""
+        self._wake, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._wake_write = wake_write
         # The zygote's handler for SIGCHLD does nothing here; the signal arrives as a byte.
-        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
-        self._starter, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._starter_pid = os.fork()
-        if self._starter_pid == 0:
-            starter.become(requests, notify, theirs, self._wake_write, self._preloaded)
-        theirs.close()
-        requests.close()
-        notify.close()
-        count, ancillary, _, _ = self._starter.recvmsg_into(
-            [_BUFFER], socket.CMSG_SPACE(4 * starter.DESCRIPTORS), socket.MSG_CMSG_CLOEXEC
-        )
-        if not count:
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        order = cloning.receive(spares)
+        if order is None:
             return False
-        message = bytes(_BUFFER[:count])
+        notify.send(b"%d" % os.getpid())
+        spares.close()
+        notify.close()
+        process = cloning.obey(order)
+        if process is None:
+            return False
+        self._pid, pidfd = process
+        os.close(pidfd)
+        count, ancillary, _, _ = order.reply.recvmsg_into(
+            [_BUFFER], socket.CMSG_SPACE(4 * creator.DESCRIPTORS), socket.MSG_CMSG_CLOEXEC
+        )
+        order.reply.close()
+        if not count:
+            os.kill(self._pid, signal.SIGKILL)
+            os.waitpid(self._pid, 0)
+            return False
         descriptors = array("i")
         descriptors.frombytes(ancillary[0][2])
-        pid, private_pids, self._message = message.split(b" ", 2)
-        self._pid = int(pid)
-        self._private_pids = private_pids == b"1"
-        self._agent, self._stdout, self._stderr, self._listener, self._timer, errors = descriptors
+        private_pids, hooks, self._message = bytes(_BUFFER[:count]).split(b" ", 2)
+        self._private_pids, self._hooks = private_pids == b"1", hooks == b"1"
+        (
+            self._agent, self._stdout, self._stderr, self._listener, self._timer, errors, control,
+        ) = descriptors  # fmt: skip
+        self._control = control
         self._connections.add(self._agent)
         self._greeted.add(self._agent)
         os.dup2(errors, 2)
@@ -103,7 +121,8 @@ class Shim:
     def serve(self) -> None:
         """Until the container has ended and its end is on disk and told."""
         self._epoll = select.epoll()
-        for fd in (self._wake, self._stdout, self._stderr, self._listener, self._timer):
+        watched = (self._stdout, self._stderr, self._listener, self._timer, self._agent)
+        for fd in (self._wake, *watched):
             self._epoll.register(fd, select.EPOLLIN)
         self._reap()
         while self._record is None:
@@ -118,6 +137,8 @@ class Shim:
                     self._on_connect()
                 elif fd == self._timer:
                     self._on_fence()
+                elif fd == self._control:
+                    self._on_started()
                 elif fd in self._connections:  # not taken by an earlier event of this turn
                     self._on_request(fd)
         self._finish(self._record)
@@ -129,11 +150,8 @@ class Shim:
         for byte in os.read(self._wake, 4096):
             if byte >= orders.SESSION:
                 self._hand_over(byte - orders.SESSION)
-            elif byte == orders.STARTED:
-                self._state = "running"
-            elif byte == orders.START_FAILED:
-                self._start_failed = True
-                self._kill()
+            elif byte in (orders.STARTED, orders.START_FAILED):
+                self._started(failed=byte == orders.START_FAILED)
         self._reap()
 
     def _reap(self) -> None:
@@ -146,17 +164,62 @@ class Shim:
                 break
             if pid == self._pid:
                 self._status = status
-            elif pid == self._starter_pid:
-                self._starter_pid = 0
-                self._epoll.register(self._agent, select.EPOLLIN)
             elif (fd := self._conversations.pop(pid, None)) is not None:
                 self._on_conversation_end(fd, status)
         if self._status is None or self._record is not None:
             return
-        # Who starts the container is to tell first how that went; who only waits to, ends.
-        self._starter.close()
-        if not self._starter_pid and not (self._state == "created" and self._conversations):
+        # Who starts the container is to tell first how that went.
+        if self._starting:
+            self._on_started()
+        if not (self._state == "created" and self._conversations):
             self._on_exit(self._status)
+
+    def _asked_to_run(self) -> bytes:
+        """The identity of a request to run, taken off the stream where one and no other waits."""
+        with self._stream() as agent:
+            try:
+                count = agent.recv_into(_BUFFER, 0, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            except OSError:
+                return b""
+            head, frame = _RUN[0], bytes(_BUFFER[protocol.HEADER_BYTES : count])
+            identity = frame[len(head) : -len(_RUN[1])]
+            if not (identity.isdigit() and frame == head + identity + _RUN[1]):
+                return b""
+            agent.recv_into(_BUFFER, count)
+            return identity
+
+    def _stream(self) -> socket.socket:
+        """The agent's connection, as a socket to be closed."""
+        return conversation.stream(os.dup(self._agent))
+
+    def _run(self, identity: bytes) -> None:
+        """Let the held init go on; `_on_started` answers."""
+        self._starting = identity
+        self._epoll.register(self._control, select.EPOLLIN)
+        with contextlib.suppress(OSError):  # it has ended: the end of its channel says so
+            os.write(self._control, channel.START)
+
+    def _on_started(self) -> None:
+        """The channel to init has ended, with execve or after a message."""
+        identity, self._starting = self._starting, b""
+        failure = start.outcome(self._control)
+        if failure is None:
+            answer = b'{"id":%s,"ok":{}}' % identity
+        else:
+            error = {"code": "container", "message": str(failure)}
+            answer = json.dumps({"id": int(identity), "error": error}).encode()
+        self._started(failed=failure is not None)
+        with contextlib.suppress(OSError), self._stream() as agent:  # it may be gone
+            agent.send(protocol.frame(protocol.CONTROL, answer), socket.MSG_DONTWAIT)
+
+    def _started(self, *, failed: bool) -> None:
+        os.close(self._control)
+        self._control = -1
+        if failed:
+            self._start_failed = True
+            self._kill()
+        else:
+            self._state = "running"
 
     def _on_exit(self, status: int) -> None:
         at = time.time()
@@ -260,6 +323,10 @@ class Shim:
     def _on_request(self, fd: int) -> None:
         """Leave the connection, at whose end there may be nobody any more, to a conversation
         until that ends."""
+        held = self._control >= 0 and not self._starting and not self._hooks
+        if fd == self._agent and held and (identity := self._asked_to_run()):
+            self._run(identity)
+            return
         greeted = fd in self._greeted
         self._greeted.add(fd)
         pid = os.fork()
@@ -273,7 +340,8 @@ class Shim:
                     state=self._state,
                     pid=self._pid,
                     timer=self._timer,
-                    starter=self._starter.fileno(),
+                    control=-1 if self._starting else self._control,
+                    hooks=self._hooks,
                     notes=self._wake_write,
                 ),
                 fd,
@@ -301,3 +369,5 @@ class Shim:
         self._connections.remove(fd)
         self._greeted.discard(fd)
         os.close(fd)
+        if fd == self._agent:
+            self._agent = -1

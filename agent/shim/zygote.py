@@ -2,12 +2,12 @@
 
     agent                                   zygote
     ── exec, socketpair as a descriptor ──►
-                                            forks spare shims, which wait for a request
-    ◄── {"hello": 1, "pid"} ───────────────
-                                            spare: a shim and its starter
-    ── request + SCM_RIGHTS ──────────────►  any starter; it answers on the descriptor
+                                            forks creators, which wait for a request,
+    ◄── {"hello": 1, "pid"} ───────────────  and spare shims, which wait for a creator's order
+    ── request + SCM_RIGHTS ──────────────►  any creator; the shim answers on the descriptor
                                             ◄── pid of the shim: one spare less
-    ── end of the stream ──────────────────► zygote and spares end; shims with a container stay
+    ── end of the stream ──────────────────► zygote, creators and spares end; shims with a
+                                            container stay
 
 A shim shares the zygote's memory until either writes to it, so the zygote collects no garbage
 and does little but fork.
@@ -23,18 +23,20 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from types import FrameType
 
-from agent.runtime.preloaded import Preloaded
-from agent.shim import container, protocol, supervisor
+from agent.shim import container, creator, protocol, supervisor
 from agent.syscalls import descriptors as fds
 from agent.syscalls import supervision
 
 SPARES = 2
+CREATORS = 2
 _RESPAWN_DELAY_S = 0.1
 _LARGE_BYTES = 1 << 16
 _zygote_pid = os.getpid()
 _waiting: set[int] = set()
+_creators: set[int] = set()
 
 
 def main(descriptor: int, cgroup: str = "") -> None:
@@ -52,11 +54,12 @@ def main(descriptor: int, cgroup: str = "") -> None:
     signal.signal(signal.SIGCHLD, _on_child)
     preloaded = container.preload()
     requests = socket.socket(fileno=descriptor)
+    orders, spares = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     taken, notify = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     notify.setblocking(False)
     signal.set_wakeup_fd(notify.fileno(), warn_on_full_buffer=False)
     poll = select.poll()
-    poll.register(descriptor, 0)  # its end alone; requests are for the spares
+    poll.register(descriptor, 0)  # its end alone; requests are for the creators
     poll.register(taken, select.POLLIN)
     gc.collect()
     # A large allocation makes malloc merge its free pieces, all over the heap: once, here.
@@ -64,9 +67,22 @@ def main(descriptor: int, cgroup: str = "") -> None:
     gc.freeze()
     gc.disable()
     requests.send(json.dumps({"hello": protocol.VERSION, "pid": os.getpid()}).encode())
+
+    def create() -> None:
+        spares.close()
+        notify.close()
+        creator.run(requests, orders, preloaded)
+
+    def shim() -> None:
+        requests.close()
+        orders.close()
+        supervisor.run(spares, notify, preloaded)
+
     while True:
+        while len(_creators) < CREATORS:
+            _creators.add(_fork(taken, create))
         while len(_waiting) < SPARES:
-            _waiting.add(_fork(requests, taken, notify, preloaded))
+            _waiting.add(_fork(taken, shim))
         for fd, _ in poll.poll():
             if fd == descriptor:
                 return
@@ -84,14 +100,13 @@ def _on_child(number: int, frame: FrameType | None) -> None:
     try:
         while (pid := os.waitpid(-1, os.WNOHANG)[0]) != 0:
             _waiting.discard(pid)
+            _creators.discard(pid)
     except ChildProcessError:
         return
 
 
-def _fork(
-    requests: socket.socket, taken: socket.socket, notify: socket.socket, preloaded: Preloaded
-) -> int:
-    """The pid of a new spare."""
+def _fork(taken: socket.socket, become: Callable[[], None]) -> int:
+    """The pid of a new process that does what `become` does and ends."""
     while True:
         try:
             pid = os.fork()
@@ -104,7 +119,7 @@ def _fork(
     status = 1
     try:
         taken.close()
-        supervisor.run(requests, notify, preloaded)
+        become()
         status = 0
     except BaseException:  # noqa: BLE001  a fork must not return into the zygote's loop
         sys.excepthook(*sys.exc_info())

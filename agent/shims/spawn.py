@@ -12,8 +12,8 @@ from pathlib import Path
 
 import agent.shim
 from agent.shim import protocol
+from agent.shim.creator import REQUEST_MAX_BYTES
 from agent.shim.request import Request
-from agent.shim.starter import REQUEST_MAX_BYTES
 from agent.shims.errors import ShimError
 from agent.syscalls import mounts
 

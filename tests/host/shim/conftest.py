@@ -46,7 +46,7 @@ def alive(pid: int) -> bool:
 
 
 def processes_of(directory: Path) -> list[int]:
-    """Living shims and starters of a state directory, found by their descriptors."""
+    """Living shims of a state directory, found by their descriptors."""
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdecimal():
