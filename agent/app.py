@@ -40,7 +40,7 @@ from bayplan.model.assignment import Assignment
 from bayplan.model.errors import BayplanError, Unavailable
 from bayplan.model.node import Node, NodeCondition, NodeReport
 from bayplan.model.task import FINAL, TaskStatus
-from bayplan.oci.registry import Endpoint
+from bayplan.oci.registry import CONNECT_S, SEVERAL_CONNECT_S, Endpoint
 from bayplan.pki import SERVER_NAME
 
 if TYPE_CHECKING:
@@ -362,7 +362,11 @@ class Agent:
             identity = self._identity
             self._registry_tls = client_context(identity.certificate, identity.key, identity.ca)
         tls = self._registry_tls
-        return [Endpoint(host=host, tls=tls, server_name=SERVER_NAME) for host in addresses]
+        connect_s = SEVERAL_CONNECT_S if len(addresses) > 1 else CONNECT_S
+        return [
+            Endpoint(host=host, tls=tls, server_name=SERVER_NAME, connect_s=connect_s)
+            for host in addresses
+        ]
 
     async def _collect_images(self) -> None:
         """Drops images nobody runs, once the disk fills up; until then they save pulls."""

@@ -166,6 +166,8 @@ def _plain(address: str, error: aio.AioRpcError) -> str:
     lowered = details.lower()
     if "refused" in lowered:
         return f"{address} refuses the connection"
+    if "no route to host" in lowered or "unreachable" in lowered:
+        return f"{address} cannot be reached"
     if "handshaker shutdown" in lowered:  # gRPC gave up waiting for the connection
         return f"{address} does not answer"
     if "handshake" in lowered or "certificate" in lowered:

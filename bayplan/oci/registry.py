@@ -23,7 +23,9 @@ from bayplan.oci.manifest import INDEXES, MANIFEST_BYTES_MAX, MANIFESTS, TAGGED_
 
 CHUNK_BYTES = 1 << 20
 ATTEMPTS_MAX = 4
-TIMEOUT = httpx.Timeout(30.0, connect=10.0)
+CONNECT_S = 10.0
+ANSWER_S = 30.0
+TIMEOUT = httpx.Timeout(ANSWER_S, connect=CONNECT_S)
 _CHALLENGE = re.compile(r'(\w+)="([^"]*)"')
 
 
@@ -46,7 +48,8 @@ class RegistryError(BayplanError):
 class Endpoint:
     """Where a registry is and how to speak with it. `tls` None: the system's trust store;
     `plain_http` only where the operator allowed it by name; `server_name`: the name the server's
-    certificate must have, where it is not that of `host`."""
+    certificate must have, where it is not that of `host`; `connect_s`: how long a connection may
+    take to come about."""
 
     host: str
     tls: ssl.SSLContext | None = None
@@ -54,10 +57,15 @@ class Endpoint:
     server_name: str = ""
     username: str = ""
     password: str = field(default="", repr=False)
+    connect_s: float = CONNECT_S
 
     @property
     def base(self) -> str:
         return f"{'http' if self.plain_http else 'https'}://{self.host}"
+
+
+SEVERAL_CONNECT_S = 3.0
+"""For the registries of several controllers: one that is gone must not hold up the others."""
 
 
 class RegistryClient:
@@ -68,7 +76,7 @@ class RegistryClient:
         self._http = httpx.AsyncClient(
             base_url=endpoint.base,
             verify=endpoint.tls or ssl.create_default_context(),
-            timeout=TIMEOUT,
+            timeout=httpx.Timeout(ANSWER_S, connect=endpoint.connect_s),
             trust_env=endpoint.tls is None,
         )
         self._extensions = {"sni_hostname": endpoint.server_name} if endpoint.server_name else {}

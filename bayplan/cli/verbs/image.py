@@ -136,7 +136,7 @@ def _with_registries(
     import ssl
 
     from bayplan.https import client_context
-    from bayplan.oci.registry import Endpoint
+    from bayplan.oci.registry import CONNECT_S, SEVERAL_CONNECT_S, Endpoint
     from bayplan.pki import SERVER_NAME
 
     context = settings.chosen()
@@ -156,7 +156,11 @@ def _with_registries(
             hint="log in again with bay login",
         ) from None
     limit_s = settings.timeout_s or limit_s
-    endpoints = [Endpoint(address, tls, server_name=SERVER_NAME) for address in addresses]
+    connect_s = SEVERAL_CONNECT_S if len(addresses) > 1 else CONNECT_S
+    endpoints = [
+        Endpoint(address, tls, server_name=SERVER_NAME, connect_s=connect_s)
+        for address in addresses
+    ]
 
     async def bounded() -> T:
         try:
