@@ -22,7 +22,7 @@ T = TypeVar("T")
 CGROUP = Path("/sys/fs/cgroup")
 AGENT, CONTROLLER = "bayplan-agent", "bayplan-controller"
 ADMIN = Path("/var/lib/bayplan/controller/admin")
-NODE = "guest"
+NODE, NAMESPACE = "guest", "default"
 WAIT_S = 240.0
 COMMAND_S = 240.0
 
@@ -131,7 +131,9 @@ class Installed:
 
     def statuses(self, service: str) -> list[Any]:
         """Of all tasks of a service, also those that are over."""
-        views = self.call(lambda client: client.list_tasks(service=service, history=True))
+        views = self.call(
+            lambda client: client.list_tasks(namespace=NAMESPACE, service=service, history=True)
+        )
         return [view.status for view in views]
 
     def runs(self, service: str) -> list[Run]:
