@@ -25,7 +25,8 @@ update: {monitor: 1s, progress_deadline: 10m}
 kind: Service
 name: crowd
 image: web:1
-command: [sh, -c, 'i=0; while [ $i -lt 40 ]; do sleep 9999 & i=$((i+1)); done; wait; sleep 9999']
+# The inner shell ends when it may not fork; what it started stays.
+command: [sh, -c, '(while :; do sleep 9999 & done); sleep 9999']
 resources: {pids: 20}
 restart: {condition: always, delay: 60s}
 update: {monitor: 1s, progress_deadline: 10m}

@@ -38,12 +38,18 @@ def run(*command: str, stdin: str = "") -> str:
 
 
 def eventually(what: str, probe: Callable[[], T], timeout_s: float = WAIT_S) -> T:
-    """The first truthy answer of `probe`."""
+    """The first truthy answer of `probe`, which may ask a controller that is on its way."""
     end = time.monotonic() + timeout_s
-    while not (found := probe()):
-        assert time.monotonic() < end, f"not after {timeout_s:.0f} s: {what}; at last {found!r}"
+    last: object = None
+    while time.monotonic() < end:
+        try:
+            if found := probe():
+                return found
+            last = found
+        except BayplanError as error:
+            last = error
         time.sleep(0.2)
-    return found
+    raise AssertionError(f"not after {timeout_s:.0f} s: {what}; at last {last!r}")
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ GLUTTON = """\
 kind: Service
 name: glutton
 image: web:1
-command: [sh, -c, 'x=$(yes)']
+command: [grep, x, /dev/zero]
 resources: {memory: 16MiB}
 restart: never
 update: {monitor: 1s, progress_deadline: 10m}
@@ -151,7 +151,7 @@ def test_systemd_finds_nothing_left_over(host: Installed) -> None:
     """It complains neither of processes it finds nor of cgroups it cannot use."""
     said = run("journalctl", "--no-pager", "-o", "cat", "-u", AGENT, "_PID=1")
     assert "Started" in said
-    for word in ("left-over", "still running", "remains running", "Failed", "CGROUP"):
+    for word in ("left-over", "still running", "remains running", "Failed to", "CGROUP"):
         assert word not in said
 
 
@@ -183,8 +183,12 @@ def test_systemd_leaves_the_limits_alone(host: Installed, what: str) -> None:
 def test_too_much_memory_is_told_apart(host: Installed) -> None:
     """The kernel's kill for want of memory is not an exit like others."""
     host.apply(GLUTTON)
-    found = eventually("killed", lambda: [s for s in host.statuses("glutton") if s.oom_killed])
-    assert found[0].state == types_pb2.TASK_STATE_FAILED
+    found = eventually(
+        "failed",
+        lambda: [s for s in host.statuses("glutton") if s.state == types_pb2.TASK_STATE_FAILED],
+    )
+    assert found[0].oom_killed
+    assert found[0].message == "out of memory: the container reached its limit of 16MiB"
     run("bay", "delete", "glutton")
 
 
