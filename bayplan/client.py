@@ -41,7 +41,7 @@ PATIENCE_S: Final = 15.0
 CONNECT_S: Final = 5.0
 RETRY_S: Final = 0.25
 
-NOT_REPEATABLE: Final = frozenset({"Restart", "Rollback", "CreateToken"})
+NOT_REPEATABLE: Final = frozenset({"Restart", "Rollback", "RunCron", "CreateToken"})
 """Calls that do something again when sent twice: repeated only where the first try was certainly
 not carried out."""
 
@@ -361,6 +361,15 @@ class Client:
     async def delete_service(self, namespace: str, service: str) -> control.ChangeResponse:
         request = control.ServiceRequest(namespace=namespace, service=service)
         return await self._change("DeleteService", request)
+
+    async def cancel_job(self, namespace: str, job: str) -> control.ChangeResponse:
+        request = control.ServiceRequest(namespace=namespace, service=job)
+        return await self._change("CancelJob", request)
+
+    async def run_cron(self, namespace: str, cron: str) -> control.ChangeResponse:
+        """A job of the cron now; the answer names it."""
+        request = control.ServiceRequest(namespace=namespace, service=cron)
+        return await self._change("RunCron", request)
 
     async def delete_secret(self, namespace: str, secret: str) -> control.ChangeResponse:
         request = control.SecretRequest(namespace=namespace, secret=secret)

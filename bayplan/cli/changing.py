@@ -36,7 +36,7 @@ def change_service(
         awaited = [
             progress.Awaited(c.namespace, c.name, c.generation, answer.revision, until_gone)
             for c in answer.changes
-            if c.kind.lower() == "service" and c.action in ("create", "update")
+            if c.kind.lower() in progress.AWAITED_KINDS and c.action in ("create", "update")
         ]
         stream = sys.stdout if settings.output == "table" else sys.stderr
         await progress.wait_for(

@@ -18,7 +18,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 # verb: (module below bayplan.cli.verbs, help in one line), in the order of the help
 VERBS: dict[str, tuple[str, str]] = {
     "apply": ("apply", "Create and change what the files say, and wait until it runs."),
-    "get": ("get", "List services, tasks, nodes, secrets, events."),
+    "get": ("get", "List services, jobs, tasks, nodes, secrets, events."),
     "describe": ("describe", "All about a service or task, and why it waits."),
     "logs": ("logs", "What the tasks of a service wrote."),
     "exec": ("exec", "Run a command in a task."),
@@ -26,9 +26,11 @@ VERBS: dict[str, tuple[str, str]] = {
     "restart": ("restart", "Replace all tasks, one after another."),
     "stop": ("stop", "Stop a service's tasks and keep the service."),
     "start": ("start", "Start a stopped service."),
+    "job": ("job", "Jobs: list, describe, logs, cancel."),
+    "cron": ("cron", "Crons: list, describe, run now, suspend, resume."),
     "rollback": ("rollback", "Go back to an earlier version."),
     "history": ("history", "The versions of a service."),
-    "delete": ("delete", "Delete services or secrets."),
+    "delete": ("delete", "Delete services, jobs, crons, daemons or secrets."),
     "events": ("events", "What happened, and why."),
     "node": ("node", "The hosts: list, cordon, drain, label, join, remove."),
     "secret": ("secret", "Secrets: set, list, remove."),

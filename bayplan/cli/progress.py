@@ -20,6 +20,7 @@ RECONNECT_S = 0.5
 PLAIN_EVERY_S = 1.0
 LINE_MAX = 400
 
+AWAITED_KINDS = ("service", "job", "daemon")
 _ACTIVE = ("running", "rolling_back")
 
 
@@ -48,6 +49,8 @@ def judge(view: Any, awaited: Awaited) -> Verdict:
     """What a ServiceView means for who waits for a version."""
     if view.deleted:
         return Verdict("deleted", failure=Conflict(f"{awaited.service} was deleted meanwhile"))
+    if word(view.service.spec, "kind") == "job":
+        return _judge_job(view)
     line = _line(view)
     failed = _failure(view, awaited)
     if failed is not None:
@@ -57,6 +60,33 @@ def judge(view: Any, awaited: Awaited) -> Verdict:
     if state in _ACTIVE:
         return Verdict(line)
     return Verdict(line, done=not _behind(view, awaited))
+
+
+def _judge_job(view: Any) -> Verdict:
+    """A job is waited for to its end; one that is suspended, until its tasks have stopped."""
+    job = view.service.spec.job
+    line = f"{view.status}, {view.completed}/{job.completions} complete, {view.active} active"
+    waiting = _waiting(view) if view.active else ""
+    line = clean(line + (f"; {waiting}" if waiting else ""))[:LINE_MAX]
+    name, state = view.service.name, word(view.run, "state")
+    if state == "complete":
+        return Verdict(line, done=True)
+    if state in ("failed", "cancelled"):
+        code = f" (exit code {view.run.exit_code})" if view.run.HasField("exit_code") else ""
+        reason = clean(view.run.reason)
+        text = f"job {name} {'failed' if state == 'failed' else 'was cancelled'}: {reason}{code}"
+        return Verdict(line, failure=Failed(text, hint=_next_of_job(view)))
+    return Verdict(line, done=view.status == "suspended" and not view.active)
+
+
+def _next_of_job(view: Any) -> str:
+    """The log of the index that failed, while its task is kept."""
+    where = f" -n {view.service.namespace}" if view.service.namespace != "default" else ""
+    name = view.service.name
+    for mark in view.indexes:
+        if mark.slot == view.run.index and mark.HasField("result") and mark.result.node:
+            return f"look with bay logs {name}.{mark.slot}.{mark.result.attempt}{where}"
+    return f"look with bay job describe {name}{where}"
 
 
 def _behind(view: Any, awaited: Awaited) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from bayplan.cli.render import age, cores, size, span, table, word
+from bayplan.cli.runs import kind
 
 
 def services(views: Iterable[Any], now: float, *, wide: bool) -> str:
@@ -15,12 +16,13 @@ def services(views: Iterable[Any], now: float, *, wide: bool) -> str:
     rows = []
     for view in views:
         service = view.service
+        cron, job = service.spec.HasField("cron"), service.spec.HasField("job")
         row = [
             service.namespace,
             service.name,
-            "Service",
-            f"{view.replicas_ready}/{view.replicas_desired}",
-            f"{view.replicas_updated}/{view.replicas_desired}",
+            kind(view),
+            "" if cron else f"{view.replicas_ready}/{view.replicas_desired}",
+            "" if cron or job else f"{view.replicas_updated}/{view.replicas_desired}",
             f"v{service.generation}",
             status(view, now),
             str(view.restarts_last_hour),

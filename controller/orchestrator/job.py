@@ -39,6 +39,13 @@ from controller.tables import Change, Changes, Kind, Put, Require
 COUNTED = frozenset({TaskState.FAILED, TaskState.REJECTED, TaskState.SHUTDOWN})
 
 
+OVER = {
+    RunState.COMPLETE: "the job is complete",
+    RunState.FAILED: "the job has failed",
+    RunState.CANCELLED: "the job was cancelled",
+}
+
+
 @dataclass(slots=True)
 class _Index:
     """One index in the present run. `busy`: a task of it has not ended, of whatever run."""
@@ -79,7 +86,7 @@ def decide(situation: Situation, now: float) -> Decision:
     _losses(situation, indexes, now, decision)
     failed = _record(situation, indexes, decision)
     if run.state is not RunState.RUNNING:
-        _end_all(situation, indexes, f"the job is {run.state}", decision)
+        _end_all(situation, indexes, OVER[run.state], decision)
         _expire(situation, run, now, decision)
         return decision
     if failed is not None:

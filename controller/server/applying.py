@@ -67,7 +67,7 @@ def _check_documents(tables: Tables, documents: Sequence[Wanted]) -> None:
     seen: set[tuple[str, tuple[str, str]]] = set()
     applied = {d.key: d.subject for d in documents if isinstance(d.subject, Secret)}
     for document in documents:
-        kind = type(document.subject).__name__
+        kind = "secret" if isinstance(document.subject, Secret) else "workload"
         if (kind, document.key) in seen:
             problems.append(f"{document.key[1]} is there twice in namespace {document.key[0]}")
         seen.add((kind, document.key))
@@ -85,7 +85,7 @@ def _problems(document: Wanted) -> list[str]:
     found: list[Problem] = (
         validate_secret(subject) if isinstance(subject, Secret) else validate(subject)
     )
-    kind = "secret" if isinstance(subject, Secret) else "service"
+    kind = "secret" if isinstance(subject, Secret) else str(subject.kind).lower()
     texts = []
     for problem in found:
         path = ".".join(map(str, problem.path))
@@ -106,12 +106,12 @@ def _missing_secrets(
             keys = stored.value.sealed.keys()
         if keys is None:
             problems.append(
-                f"service {spec.name}: there is no secret {name} in namespace {spec.namespace}; "
-                "apply it first or with it"
+                f"{str(spec.kind).lower()} {spec.name}: there is no secret {name} in namespace "
+                f"{spec.namespace}; apply it first or with it"
             )
         elif key not in keys:
             problems.append(
-                f"service {spec.name}: secret {name} has no key {key!r}; it has "
+                f"{str(spec.kind).lower()} {spec.name}: secret {name} has no key {key!r}; it has "
                 f"{', '.join(sorted(keys)) or 'none'}"
             )
     return problems
@@ -141,7 +141,8 @@ def _prune(desk: Desk, documents: Sequence[Wanted], namespaces: Sequence[str]) -
     told: list[control.Change] = []
     gone: set[tuple[str, str]] = set()
     for key in sorted(desk.tables.services):
-        if key[0] in namespaces and (ServiceSpec, key) not in named:
+        made_by_cron = desk.tables.services[key].value.owner
+        if key[0] in namespaces and (ServiceSpec, key) not in named and not made_by_cron:
             outcome = delete_service(desk, *key)
             gone.add(key)
             changes += outcome.changes

@@ -67,6 +67,8 @@ RULES: Final[Mapping[str, Rule]] = {
     CONTROL + "Start": _WRITE,
     CONTROL + "Rollback": _WRITE,
     CONTROL + "DeleteService": _WRITE,
+    CONTROL + "CancelJob": _WRITE,
+    CONTROL + "RunCron": _WRITE,
     CONTROL + "DeleteSecret": _WRITE,
     CONTROL + "Cordon": _WRITE,
     CONTROL + "Uncordon": _WRITE,

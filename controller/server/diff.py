@@ -122,7 +122,9 @@ def _entry(path: str, name: str, value: Any, named: str = "") -> Iterator[tuple[
 def _flat(spec: ServiceSpec) -> dict[str, str]:
     found = dict(_flatten(dataclasses.replace(spec, replicas=None)))
     # The template's fields stand at the top of what the operator writes.
-    return {path.removeprefix("template "): text for path, text in found.items()}
+    for policy in ("template ", "job ", "cron "):
+        found = {path.removeprefix(policy): text for path, text in found.items()}
+    return found
 
 
 def summary(old: ServiceSpec | None, new: ServiceSpec) -> list[str]:
@@ -136,7 +138,7 @@ def summary(old: ServiceSpec | None, new: ServiceSpec) -> list[str]:
         after = {path: text for path, text in after.items() if usual.get(path) != text}
     lines = []
     for path in [*after, *(p for p in before if p not in after)]:
-        if before.get(path) == after.get(path) or path in ("name", "namespace"):
+        if before.get(path) == after.get(path) or path in ("name", "namespace", "kind"):
             continue
         if path not in before:
             line = f"{path}: {after[path]}" if old is None else f"{path}: added: {after[path]}"

@@ -16,9 +16,10 @@ from bayplan.model.errors import Conflict, NotFound
 from bayplan.model.event import Event, Severity
 from bayplan.model.secret import SealedSecret, Secret
 from bayplan.model.service import Service, ServiceSpec, ServiceVersion, TaskTemplate
+from bayplan.model.workload import WorkloadKind
 from bayplan.wire._pb.bayplan.v1 import control_pb2 as control
 from bayplan.wire.convert import to_pb
-from controller.server import diff
+from controller.server import diff, kinds
 from controller.server.views import secret_users
 from controller.store.base import Changes, Delete, Kind, Put, Tables
 
@@ -124,7 +125,8 @@ def find_service(tables: Tables, namespace: str, name: str) -> tuple[Service, in
     return stored.value, stored.mod_revision
 
 
-def _changeable(tables: Tables, namespace: str, name: str) -> tuple[Service, int]:
+def changeable(tables: Tables, namespace: str, name: str) -> tuple[Service, int]:
+    """As find_service; raises Conflict where it is being deleted."""
     service, revision = find_service(tables, namespace, name)
     if service.deleting:
         raise Conflict(
@@ -178,19 +180,24 @@ def _new_service(desk: Desk, spec: ServiceSpec, source: str) -> tuple[Changes, c
         generation=1,
         spec=spec,
         template_hash=template_hash(spec.template),
-        replicas=1 if spec.replicas is None else spec.replicas,
+        replicas=kinds.replicas(spec, None),
+        run_generation=1,
         source=source,
         created_at=desk.now,
         applied_at=desk.now,
         applied_by=desk.caller,
     )
     key = (spec.namespace, spec.name)
+    if spec.kind is WorkloadKind.SERVICE:
+        effect = _replicas_effect(0, service.replicas) or "starts nothing: replicas is 0"
+    else:
+        effect = kinds.effect_of_new(desk.tables, spec, desk.now)
     change = said(
-        "Service",
+        str(spec.kind),
         key,
         "create",
         summary=diff.summary(None, spec),
-        effect=_replicas_effect(0, service.replicas) or "starts nothing: replicas is 0",
+        effect=effect,
         generation=1,
     )
     text = f"created by {desk.caller}: {service.spec.template.image}"
@@ -203,23 +210,27 @@ def apply_service(desk: Desk, spec: ServiceSpec, source: str) -> tuple[Changes, 
     key = (spec.namespace, spec.name)
     if key not in desk.tables.services:
         return _new_service(desk, spec, source)
-    old, revision = _changeable(desk.tables, *key)
-    replicas = old.replicas if spec.replicas is None else spec.replicas
+    old, revision = changeable(desk.tables, *key)
+    _check_kind(old, spec)
+    replicas = kinds.replicas(spec, old.replicas)
     lines = diff.summary(old.spec, spec)
-    if replicas != old.replicas:
+    if replicas != old.replicas and spec.kind is WorkloadKind.SERVICE:
         lines.append(f"replicas: {old.replicas} -> {replicas}")
     same_meaning = replace(old.spec, replicas=None) == replace(spec, replicas=None)
     if same_meaning and replicas == old.replicas:
         changes: Changes = ()
         if source != old.source or spec != old.spec:
             changes = (_put(replace(old, source=source, spec=spec), revision),)
-        return changes, said("Service", key, "unchanged", generation=old.generation)
+        return changes, said(str(old.spec.kind), key, "unchanged", generation=old.generation)
     hashed = (
         old.template_hash if spec.template == old.spec.template else template_hash(spec.template)
     )
+    generation = old.generation + 1
+    begins = kinds.begins_run(old, spec, hashed)
     service = replace(
         old,
-        generation=old.generation + 1,
+        generation=generation,
+        run_generation=generation if begins else old.run_generation,
         spec=spec,
         template_hash=hashed,
         replicas=replicas,
@@ -227,11 +238,7 @@ def apply_service(desk: Desk, spec: ServiceSpec, source: str) -> tuple[Changes, 
         applied_at=desk.now,
         applied_by=desk.caller,
     )
-    effects = [_replicas_effect(old.replicas, replicas)] if replicas != old.replicas else []
-    if hashed != old.template_hash and old.replicas:
-        effects.insert(0, _replacing(replace(service, replicas=min(old.replicas, replicas))))
-    if old.stopped:
-        effects = [f"starts nothing: the service is stopped; `bay start {old.name}` starts it"]
+    effects = _effects(desk, old, service)
     text = f"v{service.generation} applied by {desk.caller}: {'; '.join(lines)}"
     changes = (
         _put(service, revision),
@@ -240,15 +247,45 @@ def apply_service(desk: Desk, spec: ServiceSpec, source: str) -> tuple[Changes, 
     )
     effect = "; ".join(effects) or "restarts nothing"
     return changes, said(
-        "Service", key, "update", summary=lines, effect=effect, generation=service.generation
+        str(spec.kind), key, "update", summary=lines, effect=effect, generation=service.generation
     )
 
 
+def _check_kind(old: Service, spec: ServiceSpec) -> None:
+    if old.owner:
+        raise Conflict(
+            f"{old.name} is a job that cron {old.owner} made",
+            hint="apply the cron, or give the document another name",
+        )
+    if old.spec.kind is not spec.kind:
+        raise Conflict(
+            f"{old.name} is a {old.spec.kind} already, and a name is for one kind",
+            hint=f"`bay delete {old.name}` first, or give the {spec.kind} another name",
+        )
+
+
+def _effects(desk: Desk, old: Service, new: Service) -> list[str]:
+    if old.stopped:
+        what = (
+            "the service is stopped" if old.spec.kind is WorkloadKind.SERVICE else "it is stopped"
+        )
+        return [f"starts nothing: {what}; `bay start {old.name}` starts it"]
+    if new.spec.kind is not WorkloadKind.SERVICE:
+        return [kinds.effect_of_change(desk.tables, old, new, desk.now)]
+    changed = new.replicas != old.replicas
+    effects = [_replicas_effect(old.replicas, new.replicas)] if changed else []
+    if new.template_hash != old.template_hash and old.replicas:
+        least = min(old.replicas, new.replicas)
+        effects.insert(0, _replacing(replace(new, replicas=least)))
+    return effects
+
+
 def scale(desk: Desk, namespace: str, name: str, replicas: int) -> Outcome:
-    old, revision = _changeable(desk.tables, namespace, name)
+    old, revision = changeable(desk.tables, namespace, name)
+    kinds.only_for(old, "scaled", WorkloadKind.SERVICE)
     key = (namespace, name)
     if replicas == old.replicas:
-        return Outcome((), (said("Service", key, "unchanged", generation=old.generation),))
+        return Outcome((), (said(str(old.spec.kind), key, "unchanged", generation=old.generation),))
     line = f"replicas: {old.replicas} -> {replicas}"
     effect = _replicas_effect(old.replicas, replicas)
     if old.stopped:
@@ -258,20 +295,23 @@ def scale(desk: Desk, namespace: str, name: str, replicas: int) -> Outcome:
         event(desk, "service", *key, "Scaled", f"{line} by {desk.caller}"),
     )
     change = said(
-        "Service", key, "update", summary=[line], effect=effect, generation=old.generation
+        str(old.spec.kind), key, "update", summary=[line], effect=effect, generation=old.generation
     )
     return Outcome(changes, (change,))
 
 
 def restart(desk: Desk, namespace: str, name: str) -> Outcome:
-    """The same spec as a new version whose template hash differs: a rolling replacement."""
-    old, revision = _changeable(desk.tables, namespace, name)
+    """The same spec as a new version whose template hash differs: a rolling replacement, or
+    another run of a job."""
+    old, revision = changeable(desk.tables, namespace, name)
+    kinds.only_for(old, "restarted", WorkloadKind.SERVICE, WorkloadKind.DAEMON, WorkloadKind.JOB)
     if old.stopped:
         raise Conflict(f"service {name} is stopped", hint=f"start it with `bay start {name}`")
     generation = old.generation + 1
     service = replace(
         old,
         generation=generation,
+        run_generation=generation,
         template_hash=template_hash(old.spec.template, f"restart {old.uid} {generation}"),
         applied_at=desk.now,
         applied_by=desk.caller,
@@ -283,22 +323,31 @@ def _new_version(
     desk: Desk, service: Service, revision: int, cause: str, reason: str, lines: Sequence[str]
 ) -> Outcome:
     key = (service.namespace, service.name)
-    effect = "starts nothing: the service is stopped" if service.stopped else _replacing(service)
+    if service.stopped:
+        effect = "starts nothing: the service is stopped"
+    elif service.spec.kind is WorkloadKind.SERVICE:
+        effect = _replacing(service)
+    elif service.spec.kind is WorkloadKind.JOB:
+        effect = kinds.effect_of_run(service.spec)
+    else:
+        effect = kinds.effect_of_change(
+            desk.tables, replace(service, template_hash=""), service, desk.now
+        )
     changes = (
         _put(service, revision),
         _version(service, cause),
         event(desk, "service", *key, reason, f"v{service.generation} by {desk.caller}"),
     )
-    change = said(
-        "Service", key, "update", summary=lines, effect=effect, generation=service.generation
-    )
+    kind = str(service.spec.kind)
+    change = said(kind, key, "update", summary=lines, effect=effect, generation=service.generation)
     return Outcome(changes, (change,))
 
 
 def rollback(desk: Desk, namespace: str, name: str, generation: int) -> Outcome:
     """An earlier version as the newest. Its hash comes along, so that tasks of it that still run
     are kept. Replicas stay what they are."""
-    old, revision = _changeable(desk.tables, namespace, name)
+    old, revision = changeable(desk.tables, namespace, name)
+    kinds.only_for(old, "rolled back", WorkloadKind.SERVICE, WorkloadKind.DAEMON)
     kept = sorted(
         (s.value for s in desk.tables.versions.values() if _is_of(s.value, namespace, name)),
         key=lambda v: v.generation,
@@ -333,21 +382,21 @@ def _is_of(version: ServiceVersion, namespace: str, name: str) -> bool:
 
 
 def set_stopped(desk: Desk, namespace: str, name: str, stopped: bool) -> Outcome:
-    old, revision = _changeable(desk.tables, namespace, name)
+    old, revision = changeable(desk.tables, namespace, name)
     key = (namespace, name)
     if old.stopped is stopped:
-        return Outcome((), (said("Service", key, "unchanged", generation=old.generation),))
+        return Outcome((), (said(str(old.spec.kind), key, "unchanged", generation=old.generation),))
     verb = "stops" if stopped else "starts"
     changes = (
         _put(replace(old, stopped=stopped), revision),
         event(desk, "service", *key, "Stopped" if stopped else "Started", f"by {desk.caller}"),
     )
     change = said(
-        "Service",
+        str(old.spec.kind),
         key,
         "update",
         summary=[f"stopped: {str(old.stopped).lower()} -> {str(stopped).lower()}"],
-        effect=f"{verb} {plural(old.replicas, 'task')}",
+        effect=kinds.stop_effect(old, verb, stopped),
         generation=old.generation,
     )
     return Outcome(changes, (change,))
@@ -357,13 +406,18 @@ def delete_service(desk: Desk, namespace: str, name: str) -> Outcome:
     old, revision = find_service(desk.tables, namespace, name)
     key = (namespace, name)
     if old.deleting:
-        return Outcome((), (said("Service", key, "unchanged", effect="it is being deleted"),))
+        return Outcome(
+            (), (said(str(old.spec.kind), key, "unchanged", effect="it is being deleted"),)
+        )
     running = 0 if old.stopped else old.replicas
+    effect = f"stops {plural(running, 'task')}"
+    if old.spec.kind is not WorkloadKind.SERVICE:
+        effect = "deletes its jobs" if old.spec.kind is WorkloadKind.CRON else "stops its tasks"
     changes = (
         _put(replace(old, deleting=True), revision),
         event(desk, "service", *key, "Deleting", f"by {desk.caller}"),
     )
-    change = said("Service", key, "delete", effect=f"stops {plural(running, 'task')}")
+    change = said(str(old.spec.kind), key, "delete", effect=effect)
     return Outcome(changes, (change,))
 
 

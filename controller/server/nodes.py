@@ -47,8 +47,8 @@ def present_on(tables: Tables, name: str) -> list[Task]:
 
 
 def tasks_on(tables: Tables, name: str) -> int:
-    """How many tasks of the node are not over."""
-    return len(present_on(tables, name))
+    """How many tasks of the node are not over; those of daemons end with it and do not count."""
+    return sum(1 for task in present_on(tables, name) if not task.pinned_node)
 
 
 def _update(

@@ -13,6 +13,7 @@ from bayplan.model.errors import BayplanError, Conflict, InvalidSpec, NotFound
 from bayplan.model.task import Task, TaskState
 from bayplan.wire._pb.bayplan.v1 import dispatcher_pb2 as dispatcher
 from bayplan.wire._pb.bayplan.v1.control_pb2_grpc import ControlServicer
+from controller.server import kinds
 from controller.server.auth import CALLER
 from controller.server.intent import find_service
 from controller.server.parts import Parts
@@ -110,7 +111,8 @@ class _Follower:
         if request.task:
             stored = tables.tasks.get((request.namespace, request.task))
             return stored is None or not present(tables, stored.value)
-        return (request.namespace, request.service) not in tables.services
+        service = tables.services.get((request.namespace, request.service))
+        return service is None or kinds.over(tables, service.value)
 
     async def _all_read(self) -> None:
         if self._readers:

@@ -16,10 +16,12 @@ from bayplan.model.resources import Resources
 from bayplan.model.service import Rollout, RolloutState, Service, TaskTemplate
 from bayplan.model.task import FINAL, DesiredState, Health, Task, TaskState, TaskStatus
 from bayplan.model.validate import secret_references
+from bayplan.model.workload import WorkloadKind
 from bayplan.wire._pb.bayplan.v1 import control_pb2 as control
 from bayplan.wire._pb.bayplan.v1 import types_pb2
 from bayplan.wire.convert import enum_name, to_pb
 from controller.orchestrator.situation import Observed, keeps_volume
+from controller.server import kinds
 from controller.store.base import Key, Stored, Tables
 
 STUCK_AFTER_S: Final = 30.0
@@ -198,7 +200,11 @@ def counts(tables: Tables, service: Service, tasks: Iterable[Task], now: float) 
             restarts += (status.finished_at or status.received_at) > now - HOUR_S
         elif status.incarnation > 1 and status.started_at > now - HOUR_S:
             restarts += status.incarnation - 1
-    desired = 0 if service.stopped or service.deleting else service.replicas
+    desired = service.replicas
+    if service.spec.kind is WorkloadKind.DAEMON:
+        desired = len(kinds.reached(tables, service.spec))
+    if service.stopped or service.deleting:
+        desired = 0
     return Counts(desired, ready, updated, restarts)
 
 
@@ -285,6 +291,8 @@ def service_view(
     tables = index.tables
     key = (service.namespace, service.name)
     tasks = [t for t in index.by_service.get(key, ()) if t.service_uid in ("", service.uid)]
+    if service.spec.kind in (WorkloadKind.JOB, WorkloadKind.CRON):
+        return _run_view(index, service, tasks, reasons, now, detail=detail)
     numbers = counts(tables, service, tasks, now)
     word, reason = status_words(tables, service, tasks, reasons, now)
     view = control.ServiceView(
@@ -299,12 +307,57 @@ def service_view(
     )
     if key in tables.rollouts:
         view.rollout.CopyFrom(to_pb(tables.rollouts[key].value))
+    _detail(view, index, service, tasks, reasons, now, detail=detail)
+    return view
+
+
+def _detail(
+    view: control.ServiceView,
+    index: Index,
+    service: Service,
+    tasks: list[Task],
+    reasons: Reasons,
+    now: float,
+    *,
+    detail: bool,
+) -> None:
     if detail:
+        tables = index.tables
         shown = shown_tasks(tables, tasks)
         view.tasks.extend(task_view(index, t, reasons, now) for t in shown)
         view.events.extend(to_pb(e) for e in service_events(tables, service, EVENTS_SHOWN_MAX))
     else:
         view.service.ClearField("source")
+
+
+def _run_view(
+    index: Index, service: Service, tasks: list[Task], reasons: Reasons, now: float, *, detail: bool
+) -> control.ServiceView:
+    """A job, or a cron with its jobs. READY of a job is what is complete of its indexes."""
+    tables = index.tables
+    view = control.ServiceView(service=to_pb(service), revision=tables.revision)
+    if service.spec.kind is WorkloadKind.CRON:
+        found = kinds.situation_of(tables, service)
+        word, reason = kinds.cron_words(found, now)
+        kinds.fill_cron(view, found, now)
+        if detail:
+            view.jobs.extend(
+                service_view(index, job.service.value, reasons, now, detail=False)
+                for job in reversed(found.jobs)
+            )
+    else:
+        counted = kinds.tally(tables, service, tasks)
+        blame = _blame(tables, tasks, reasons, now)
+        word, reason = kinds.job_words(tables, service, counted, blame)
+        kinds.fill_job(view, tables, service, counted)
+        view.replicas_desired, view.replicas_ready = counted.wanted, counted.completed
+        view.restarts_last_hour = counts(tables, service, tasks, now).restarts_last_hour
+        if detail:
+            view.indexes.extend(to_pb(m) for m in kinds.shown_marks(counted))
+    if service.deleting:
+        word, reason = "deleting", f"{len(tasks)} tasks are still to be removed"
+    view.status, view.status_reason = word, reason
+    _detail(view, index, service, tasks, reasons, now, detail=detail)
     return view
 
 

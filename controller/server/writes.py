@@ -19,7 +19,7 @@ from bayplan.wire._pb.bayplan.v1 import dispatcher_pb2 as dispatcher
 from bayplan.wire._pb.bayplan.v1 import types_pb2
 from bayplan.wire._pb.bayplan.v1.control_pb2_grpc import ControlServicer
 from bayplan.wire.convert import from_pb
-from controller.server import applying, intent, nodes, people
+from controller.server import applying, intent, nodes, people, runs
 from controller.server.auth import CALLER
 from controller.server.intent import Desk, Outcome
 from controller.server.parts import Parts, new_uid
@@ -116,6 +116,20 @@ class Writes(ControlServicer):
     ) -> control.ChangeResponse:
         return await self._parts.commit(
             lambda desk: intent.delete_service(desk, request.namespace, request.service)
+        )
+
+    async def CancelJob(
+        self, request: control.ServiceRequest, context: Any
+    ) -> control.ChangeResponse:
+        return await self._parts.commit(
+            lambda desk: runs.cancel_job(desk, request.namespace, request.service)
+        )
+
+    async def RunCron(
+        self, request: control.ServiceRequest, context: Any
+    ) -> control.ChangeResponse:
+        return await self._parts.commit(
+            lambda desk: runs.run_cron(desk, request.namespace, request.service)
         )
 
     async def DeleteSecret(

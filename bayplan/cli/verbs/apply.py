@@ -34,8 +34,8 @@ def command(
 ) -> int:
     """Create and change what the files say, show the changes, and wait until all of it runs.
 
-    Ends with 0 once every task of the new version runs and is healthy, with 8 where a rollout
-    failed, with 7 after --timeout (15m).
+    Ends with 0 once every task of the new version runs and is healthy and jobs are complete, with
+    8 where a rollout or job failed, with 7 after --timeout (15m).
     """
     from bayplan.spec import load
 
@@ -80,7 +80,7 @@ async def _apply(
     awaited = [
         progress.Awaited(c.namespace, c.name, c.generation, answer.revision)
         for c in answer.changes
-        if c.kind.lower() == "service" and c.action in ("create", "update")
+        if c.kind.lower() in progress.AWAITED_KINDS and c.action in ("create", "update")
     ]
     # What a program reads on stdout stays clean of progress.
     stream = sys.stdout if settings.output == "table" else sys.stderr

@@ -19,15 +19,13 @@ POLL_S = 0.5
 
 
 @verb("delete")
-@click.argument(
-    "names", nargs=-1, metavar="SERVICE|secret/NAME...", shell_complete=complete_service
-)
+@click.argument("names", nargs=-1, metavar="NAME|secret/NAME...", shell_complete=complete_service)
 @click.option("-f", "--file", "files", multiple=True, metavar="FILE", help="what the file names")
 @detach_option
 def command(
     settings: Settings, names: tuple[str, ...], files: tuple[str, ...], detach: bool
 ) -> None:
-    """Delete services and secrets, and wait until their tasks are gone."""
+    """Delete services, jobs, crons, daemons and secrets, and wait until their tasks are gone."""
     targets = [_target(settings, name) for name in names]
     if files:
         from bayplan.spec import load
@@ -35,7 +33,7 @@ def command(
         documents = load(files, namespace=settings.in_namespace())
         targets += [(d.kind, d.object.namespace, d.object.name) for d in documents]
     if not targets:
-        raise InvalidSpec("nothing to delete is named", hint="write bay delete SERVICE, or -f FILE")
+        raise InvalidSpec("nothing to delete is named", hint="write bay delete NAME, or -f FILE")
     # Services first: a secret in use is not deleted.
     targets.sort(key=lambda t: t[0] == "Secret")
     settings.call(lambda client: _delete(client, settings, targets, detach), unbounded=True)
@@ -43,7 +41,7 @@ def command(
 
 def _target(settings: Settings, name: str) -> tuple[str, str, str]:
     kind, slash, rest = name.rpartition("/")
-    if not slash or kind in ("service", "services"):
+    if not slash or kind.removesuffix("s") in ("service", "job", "cron", "daemon"):
         return "Service", settings.in_namespace(), rest
     if kind in ("secret", "secrets"):
         return "Secret", settings.in_namespace(), rest
@@ -63,7 +61,7 @@ async def _delete(
         else:
             answer = await client.delete_service(namespace, name)
         show_changes(settings, answer)
-        if kind == "Service" and not detach:
+        if kind != "Secret" and not detach:
             await _gone(client, settings, namespace, name, answer.revision, limit_s)
 
 

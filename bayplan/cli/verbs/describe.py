@@ -23,14 +23,15 @@ NAMES_MAX = 3
 @verb("describe")
 @click.argument("name", metavar="SERVICE|TASK", shell_complete=complete_service)
 def command(settings: Settings, name: str) -> None:
-    """All about a service or task: state, rollout, why tasks wait, last events, the spec.
+    """All about a service, job, cron, daemon or task: state, why tasks wait, events, the spec.
 
     For a node: `bay node describe NODE`.
     """
-    settings.call(lambda client: _describe(client, settings, name))
+    settings.call(lambda client: describe_by_name(client, settings, name))
 
 
-async def _describe(client: Client, settings: Settings, name: str) -> None:
+async def describe_by_name(client: Client, settings: Settings, name: str) -> None:
+    """A workload or task, as the settings want it shown."""
     from bayplan.cli import render
 
     task = TASK_NAME.fullmatch(name)
@@ -69,7 +70,7 @@ def fields(rows: list[tuple[str, str]]) -> str:
 
 def describe_service(view: Any, now: float) -> str:
     """The text for a ServiceView with its lists."""
-    from bayplan.cli import views
+    from bayplan.cli import runs, views
     from bayplan.cli.render import age
 
     service = view.service
@@ -77,25 +78,22 @@ def describe_service(view: Any, now: float) -> str:
     by = f" by {service.applied_by}" if service.applied_by else ""
     status = views.status(view, now) + (f": {view.status_reason}" if view.status_reason else "")
     rows = [
-        ("Service", f"{service.namespace}/{service.name}"),
+        (runs.kind(view), f"{service.namespace}/{service.name}"),
         ("Version", f"v{service.generation}, applied {age(service.applied_at, now)} ago{by}"),
         ("Status", status),
-        (
-            "Tasks",
-            f"{view.replicas_ready}/{view.replicas_desired} ready, "
-            f"{view.replicas_updated}/{view.replicas_desired} updated, "
-            f"{view.restarts_last_hour} restarts in the last hour",
-        ),
-        ("Rollout", _rollout(view, now)),
+        *_of_kind(view, now),
         ("Image", template.image),
         ("Ports", views.ports(template, view.tasks)),
         ("Resources", _resources(template.resources)),
-        ("Health", _health(template)),
+        ("Health", "" if view.service.spec.HasField("job") else _health(template)),
         ("Placement", _placement(service.spec.placement)),
     ]
     rows += _pending(view)
     rows.append(("Next", _next(view)))
     text = fields(rows)
+    if view.jobs:
+        text += "\n" + runs.jobs(view.jobs, now)
+    text += runs.job_indexes(view, now)
     if view.tasks:
         text += "\n" + views.tasks(view.tasks, now, wide=False, namespace=False)
     if view.events:
@@ -103,6 +101,24 @@ def describe_service(view: Any, now: float) -> str:
     if service.source:
         text += "\nSpec\n" + "".join(f"  {line}\n" for line in service.source.splitlines())
     return text
+
+
+def _of_kind(view: Any, now: float) -> list[tuple[str, str]]:
+    """What services and daemons, jobs, and crons have to say each."""
+    from bayplan.cli import runs
+
+    match runs.kind(view):
+        case "Job":
+            return runs.job_rows(view, now)
+        case "Cron":
+            return runs.cron_rows(view, now)
+        case _:
+            counted = (
+                f"{view.replicas_ready}/{view.replicas_desired} ready, "
+                f"{view.replicas_updated}/{view.replicas_desired} updated, "
+                f"{view.restarts_last_hour} restarts in the last hour"
+            )
+            return [("Tasks", counted), ("Rollout", _rollout(view, now))]
 
 
 def _rollout(view: Any, now: float) -> str:

@@ -56,7 +56,7 @@ def command(
         tail=tail or 0,
     )
     printer = Printer(sys.stdout.buffer, prefixed=not task, timestamps=timestamps)
-    settings.call(lambda client: _logs(client, settings, request, printer), unbounded=True)
+    settings.call(lambda client: show_logs(client, settings, request, printer), unbounded=True)
 
 
 def parse_since(text: str, now: float) -> float:
@@ -117,7 +117,7 @@ class Printer:
         return text.encode()
 
 
-async def _logs(client: Client, settings: Settings, request: Any, printer: Printer) -> None:
+async def show_logs(client: Client, settings: Settings, request: Any, printer: Printer) -> None:
     """A broken stream is taken up again where it ended, while it is followed."""
     newest: dict[str, float] = {}
     broken_at: float | None = None

@@ -147,6 +147,13 @@ class Rig:
             elif state is not TaskState.RUNNING and version in (None, task.template_hash[5:]):
                 self.report(task, TaskState.RUNNING, health=Health.NONE)
 
+    def obey_all(self, name: str) -> None:
+        """The nodes start whatever of `name` has a place."""
+        for task in self.tasks(name=name):
+            if task.node and self.state(task) is TaskState.ASSIGNED:
+                self.report(task, TaskState.RUNNING, health=Health.NONE)
+        self.settle()
+
     def run(self, rounds: int = 40, seconds: float = 1.0, **obey: Any) -> None:
         """Loops and nodes work hand in hand for a while."""
         for _ in range(rounds):

@@ -302,7 +302,7 @@ def test_contexts(cluster: Fake, bay: Bay, tmp_path: Path) -> None:
         (["scale", "web"], "bay: missing argument 'REPLICAS' (see bay scale --help)\n"),
         (["get", "--timeout", "5"], 'bay: "5" has no unit; write e.g. 5s\n'),
         (["rollback", "web", "--to", "x"], 'bay: "x" is not a version; write e.g. --to v41\n'),
-        (["delete"], "bay: nothing to delete is named; write bay delete SERVICE, or -f FILE\n"),
+        (["delete"], "bay: nothing to delete is named; write bay delete NAME, or -f FILE\n"),
     ],
 )
 def test_wrong_usage_is_one_sentence(bay: Bay, arguments: list[str], text: str) -> None:

@@ -166,15 +166,29 @@ class ServiceView(message.Message):
     EVENTS_FIELD_NUMBER: builtins.int
     REVISION_FIELD_NUMBER: builtins.int
     DELETED_FIELD_NUMBER: builtins.int
+    RUN_FIELD_NUMBER: builtins.int
+    ACTIVE_FIELD_NUMBER: builtins.int
+    COMPLETED_FIELD_NUMBER: builtins.int
+    FAILED_FIELD_NUMBER: builtins.int
+    INDEXES_FIELD_NUMBER: builtins.int
+    CRON_FIELD_NUMBER: builtins.int
+    NEXT_AT_FIELD_NUMBER: builtins.int
+    JOBS_FIELD_NUMBER: builtins.int
     replicas_desired: builtins.int
     replicas_ready: builtins.int
     replicas_updated: builtins.int
     restarts_last_hour: builtins.int
     status: builtins.str
-    """running, updating, stuck, paused, pending, degraded, stopped, deleting, rolled back"""
+    """running, updating, stuck, paused, pending, degraded, stopped, deleting, rolled back; of jobs
+    running, pending, suspended, complete, failed, cancelled; of crons scheduled, running, suspended
+    """
     status_reason: builtins.str
     revision: builtins.int
     deleted: builtins.bool
+    active: builtins.int
+    completed: builtins.int
+    failed: builtins.int
+    next_at: builtins.float
     @builtins.property
     def service(self) -> types_pb2.Service: ...
     @builtins.property
@@ -183,6 +197,19 @@ class ServiceView(message.Message):
     def tasks(self) -> containers.RepeatedCompositeFieldContainer[TaskView]: ...
     @builtins.property
     def events(self) -> containers.RepeatedCompositeFieldContainer[types_pb2.Event]: ...
+    @builtins.property
+    def run(self) -> types_pb2.Run:
+        """Of a job: its present run, how many of its indexes are at work and have come to which end, and
+        (in detail) the marks of those that have failed or ended. Of a cron: how many jobs are at work,
+        when it fires next, and (in detail) its jobs.
+        """
+
+    @builtins.property
+    def indexes(self) -> containers.RepeatedCompositeFieldContainer[types_pb2.SlotMark]: ...
+    @builtins.property
+    def cron(self) -> types_pb2.CronState: ...
+    @builtins.property
+    def jobs(self) -> containers.RepeatedCompositeFieldContainer[ServiceView]: ...
     def __init__(
         self,
         *,
@@ -198,10 +225,18 @@ class ServiceView(message.Message):
         events: abc.Iterable[types_pb2.Event] | None = ...,
         revision: builtins.int = ...,
         deleted: builtins.bool = ...,
+        run: types_pb2.Run | None = ...,
+        active: builtins.int = ...,
+        completed: builtins.int = ...,
+        failed: builtins.int = ...,
+        indexes: abc.Iterable[types_pb2.SlotMark] | None = ...,
+        cron: types_pb2.CronState | None = ...,
+        next_at: builtins.float = ...,
+        jobs: abc.Iterable[ServiceView] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["rollout", b"rollout", "service", b"service"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["cron", b"cron", "rollout", b"rollout", "run", b"run", "service", b"service"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["deleted", b"deleted", "events", b"events", "replicas_desired", b"replicas_desired", "replicas_ready", b"replicas_ready", "replicas_updated", b"replicas_updated", "restarts_last_hour", b"restarts_last_hour", "revision", b"revision", "rollout", b"rollout", "service", b"service", "status", b"status", "status_reason", b"status_reason", "tasks", b"tasks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["active", b"active", "completed", b"completed", "cron", b"cron", "deleted", b"deleted", "events", b"events", "failed", b"failed", "indexes", b"indexes", "jobs", b"jobs", "next_at", b"next_at", "replicas_desired", b"replicas_desired", "replicas_ready", b"replicas_ready", "replicas_updated", b"replicas_updated", "restarts_last_hour", b"restarts_last_hour", "revision", b"revision", "rollout", b"rollout", "run", b"run", "service", b"service", "status", b"status", "status_reason", b"status_reason", "tasks", b"tasks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -132,6 +132,16 @@ class ControlStub:
                 request_serializer=bayplan_dot_v1_dot_control__pb2.ServiceRequest.SerializeToString,
                 response_deserializer=bayplan_dot_v1_dot_control__pb2.ChangeResponse.FromString,
                 _registered_method=True)
+        self.CancelJob = channel.unary_unary(
+                '/bayplan.v1.Control/CancelJob',
+                request_serializer=bayplan_dot_v1_dot_control__pb2.ServiceRequest.SerializeToString,
+                response_deserializer=bayplan_dot_v1_dot_control__pb2.ChangeResponse.FromString,
+                _registered_method=True)
+        self.RunCron = channel.unary_unary(
+                '/bayplan.v1.Control/RunCron',
+                request_serializer=bayplan_dot_v1_dot_control__pb2.ServiceRequest.SerializeToString,
+                response_deserializer=bayplan_dot_v1_dot_control__pb2.ChangeResponse.FromString,
+                _registered_method=True)
         self.DeleteSecret = channel.unary_unary(
                 '/bayplan.v1.Control/DeleteSecret',
                 request_serializer=bayplan_dot_v1_dot_control__pb2.SecretRequest.SerializeToString,
@@ -309,6 +319,18 @@ class ControlServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CancelJob(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RunCron(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeleteSecret(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -473,6 +495,16 @@ def add_ControlServicer_to_server(servicer, server):
             ),
             'DeleteService': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteService,
+                    request_deserializer=bayplan_dot_v1_dot_control__pb2.ServiceRequest.FromString,
+                    response_serializer=bayplan_dot_v1_dot_control__pb2.ChangeResponse.SerializeToString,
+            ),
+            'CancelJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelJob,
+                    request_deserializer=bayplan_dot_v1_dot_control__pb2.ServiceRequest.FromString,
+                    response_serializer=bayplan_dot_v1_dot_control__pb2.ChangeResponse.SerializeToString,
+            ),
+            'RunCron': grpc.unary_unary_rpc_method_handler(
+                    servicer.RunCron,
                     request_deserializer=bayplan_dot_v1_dot_control__pb2.ServiceRequest.FromString,
                     response_serializer=bayplan_dot_v1_dot_control__pb2.ChangeResponse.SerializeToString,
             ),
@@ -1043,6 +1075,60 @@ class Control:
             request,
             target,
             '/bayplan.v1.Control/DeleteService',
+            bayplan_dot_v1_dot_control__pb2.ServiceRequest.SerializeToString,
+            bayplan_dot_v1_dot_control__pb2.ChangeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bayplan.v1.Control/CancelJob',
+            bayplan_dot_v1_dot_control__pb2.ServiceRequest.SerializeToString,
+            bayplan_dot_v1_dot_control__pb2.ChangeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RunCron(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bayplan.v1.Control/RunCron',
             bayplan_dot_v1_dot_control__pb2.ServiceRequest.SerializeToString,
             bayplan_dot_v1_dot_control__pb2.ChangeResponse.FromString,
             options,

@@ -60,6 +60,8 @@ class ControlStub:
     Start: _grpc.UnaryUnaryMultiCallable[_control_pb2.ServiceRequest, _control_pb2.ChangeResponse]
     Rollback: _grpc.UnaryUnaryMultiCallable[_control_pb2.RollbackRequest, _control_pb2.ChangeResponse]
     DeleteService: _grpc.UnaryUnaryMultiCallable[_control_pb2.ServiceRequest, _control_pb2.ChangeResponse]
+    CancelJob: _grpc.UnaryUnaryMultiCallable[_control_pb2.ServiceRequest, _control_pb2.ChangeResponse]
+    RunCron: _grpc.UnaryUnaryMultiCallable[_control_pb2.ServiceRequest, _control_pb2.ChangeResponse]
     DeleteSecret: _grpc.UnaryUnaryMultiCallable[_control_pb2.SecretRequest, _control_pb2.ChangeResponse]
     Cordon: _grpc.UnaryUnaryMultiCallable[_control_pb2.NodeRequest, _control_pb2.ChangeResponse]
     Uncordon: _grpc.UnaryUnaryMultiCallable[_control_pb2.NodeRequest, _control_pb2.ChangeResponse]
@@ -100,6 +102,8 @@ class ControlAsyncStub(ControlStub):
     Start: _aio.UnaryUnaryMultiCallable[_control_pb2.ServiceRequest, _control_pb2.ChangeResponse]  # type: ignore[assignment]
     Rollback: _aio.UnaryUnaryMultiCallable[_control_pb2.RollbackRequest, _control_pb2.ChangeResponse]  # type: ignore[assignment]
     DeleteService: _aio.UnaryUnaryMultiCallable[_control_pb2.ServiceRequest, _control_pb2.ChangeResponse]  # type: ignore[assignment]
+    CancelJob: _aio.UnaryUnaryMultiCallable[_control_pb2.ServiceRequest, _control_pb2.ChangeResponse]  # type: ignore[assignment]
+    RunCron: _aio.UnaryUnaryMultiCallable[_control_pb2.ServiceRequest, _control_pb2.ChangeResponse]  # type: ignore[assignment]
     DeleteSecret: _aio.UnaryUnaryMultiCallable[_control_pb2.SecretRequest, _control_pb2.ChangeResponse]  # type: ignore[assignment]
     Cordon: _aio.UnaryUnaryMultiCallable[_control_pb2.NodeRequest, _control_pb2.ChangeResponse]  # type: ignore[assignment]
     Uncordon: _aio.UnaryUnaryMultiCallable[_control_pb2.NodeRequest, _control_pb2.ChangeResponse]  # type: ignore[assignment]
@@ -247,6 +251,20 @@ class ControlServicer(metaclass=_abc_1.ABCMeta):
 
     @_abc_1.abstractmethod
     def DeleteService(
+        self,
+        request: _control_pb2.ServiceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.ChangeResponse, _abc.Awaitable[_control_pb2.ChangeResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def CancelJob(
+        self,
+        request: _control_pb2.ServiceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.ChangeResponse, _abc.Awaitable[_control_pb2.ChangeResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def RunCron(
         self,
         request: _control_pb2.ServiceRequest,
         context: _ServicerContext,
