@@ -29,15 +29,14 @@ from agent.config import AgentConfig, ConfigError, split_address
 from agent.core import AgentCore
 from agent.core import events as on
 from agent.executor import Executor, Listener, Parts
-from agent.identity import Identity, IdentityStore
+from agent.identity import Identity, IdentityStore, may_scrape
 from agent.images import Images, Registries
 from agent.network import Network, NetworkError
 from agent.shims import Adopted, ExecSession, Shims, State
 from agent.volumes import Volumes
-from bayplan import pki
 from bayplan.https import HttpsServer, client_context, server_context
 from bayplan.model.assignment import Assignment
-from bayplan.model.errors import BayplanError, Unavailable
+from bayplan.model.errors import Unavailable
 from bayplan.model.node import Node, NodeCondition, NodeReport
 from bayplan.model.task import FINAL, TaskStatus
 from bayplan.oci.registry import CONNECT_S, SEVERAL_CONNECT_S, Endpoint
@@ -88,6 +87,7 @@ class Agent:
         if not self._controllers:
             raise ConfigError("no controller is known", hint="give --controller HOST:7443")
         self._node = self._checkpoint.node()
+        self._operators = frozenset(self._checkpoint.operators())
         self._zygote_restarts = 0
         self._sessions_begun = 0
         self._conditions: tuple[NodeCondition, ...] = ()
@@ -186,6 +186,7 @@ class Agent:
             statuses=self._core.statuses,
             assignments=self._assigned,
             node=self._node_told,
+            operators=self._operators_told,
             acknowledged=self._acknowledged,
             tunnel=self._open_tunnel,
             connected=self._connected,
@@ -257,6 +258,10 @@ class Agent:
                 f"the controller assigned subnet {node.subnet}, this host uses {before.subnet}; "
                 "restart the agent"
             )
+
+    async def _operators_told(self, serials: tuple[str, ...]) -> None:
+        self._operators = frozenset(serials)
+        await self._executor.in_database(self._checkpoint.put_operators, serials)
 
     # -- the controller ----------------------------------------------------------------------
 
@@ -403,7 +408,7 @@ class Agent:
         status, body = 200, b""
         if scope["type"] != "http":
             return
-        if not _may_scrape(scope.get("peer_certificate")):
+        if not may_scrape(scope.get("peer_certificate"), self._operators):
             status, body = 403, b"metrics are for operators and controllers\n"
         elif scope["path"] != "/metrics" or scope["method"] != "GET":
             status, body = 404, b"there is only GET /metrics\n"
@@ -432,16 +437,6 @@ class Agent:
             zygote_restarts=self._zygote_restarts,
             version=self._version,
         )
-
-
-def _may_scrape(certificate: bytes | None) -> bool:
-    if certificate is None:
-        return False
-    try:
-        peer = pki.peer_identity(ssl.DER_cert_to_PEM_cert(certificate))
-    except BayplanError:
-        return False
-    return peer.kind in (pki.Holder.OPERATOR, pki.Holder.CONTROLLER)
 
 
 def _container(adopted: Adopted) -> on.Container:

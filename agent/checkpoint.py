@@ -215,6 +215,14 @@ class Checkpoint:
         """See controllers."""
         self._put_fact("controllers", " ".join(addresses).encode())
 
+    def operators(self) -> tuple[str, ...]:
+        """Serials of the certificates that operators may use, as the controller said last."""
+        return tuple((self._fact("operators") or b"").decode().split())
+
+    def put_operators(self, serials: Collection[str]) -> None:
+        """See operators."""
+        self._put_fact("operators", " ".join(serials).encode())
+
     def _fact(self, name: str) -> bytes | None:
         row = self._database.execute("select value from facts where name = ?", (name,)).fetchone()
         return bytes(row[0]) if row else None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ssl
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from bayplan import pki
-from bayplan.model.errors import Unavailable
+from bayplan.model.errors import BayplanError, Unavailable
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,3 +64,17 @@ class IdentityStore:
     def renew_at(self) -> float:
         """When to ask for a new certificate, in seconds since the epoch."""
         return pki.renew_at(pki.read_private(self.certificate))
+
+
+def may_scrape(certificate: bytes | None, operators: Collection[str]) -> bool:
+    """True where the peer of that certificate (DER) may read this host's metrics: a controller,
+    or an operator whose serial the controller has named; a node may not read another's."""
+    if certificate is None:
+        return False
+    try:
+        peer = pki.peer_identity(ssl.DER_cert_to_PEM_cert(certificate))
+    except BayplanError:
+        return False
+    if peer.kind is pki.Holder.OPERATOR:
+        return peer.serial_hex in operators
+    return peer.kind is pki.Holder.CONTROLLER

@@ -3,7 +3,7 @@
 ```
 agent                                  leader
 AgentHello(report, all statuses) ────►
-              ◄─────────────────────── Welcome, AssignmentSet(complete)
+              ◄─────────────────────── Welcome, Operators, AssignmentSet(complete)
    checkpoint
 AssignmentAck(sequence, withdrawn) ──►
 StatusBatch(n) ──────────────────────►
@@ -65,12 +65,14 @@ _log = structlog.get_logger(__name__)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Callbacks:
     """What a session asks and tells the rest of the agent. `assignments` is called with
-    (sequence, complete, assignments, removed uids); sequences rise over the agent's life."""
+    (sequence, complete, assignments, removed uids); sequences rise over the agent's life.
+    `operators`: the serials of the certificates that operators may use from now on."""
 
     report: Callable[[], Awaitable[NodeReport]]
     statuses: Callable[[], tuple[TaskStatus, ...]]
     assignments: Callable[[int, bool, tuple[Assignment, ...], tuple[str, ...]], None]
     node: Callable[[Node], Awaitable[None]]
+    operators: Callable[[tuple[str, ...]], Awaitable[None]]
     acknowledged: Callable[[tuple[TaskStatus, ...]], Awaitable[None]]
     tunnel: Callable[[str, Identity, pb.OpenTunnel], None]
     connected: Callable[[str], None]
@@ -294,6 +296,8 @@ class Session:
                     await self._acknowledged(stream, message.ack.sequence)
                 case "open_tunnel":
                     self._callbacks.tunnel(stream.address, identity, message.open_tunnel)
+                case "operators":
+                    await self._callbacks.operators(tuple(message.operators.serials))
                 case "welcome":
                     await self._callbacks.node(from_pb(Node, message.welcome.node))
                 case _:

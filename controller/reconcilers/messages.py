@@ -96,6 +96,13 @@ class StatusAck:
 
 
 @dataclass(frozen=True, slots=True)
+class Operators:
+    """Serials of all certificates that operators may use, sorted."""
+
+    serials: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class HeartbeatAck:
     sent_at: float
     received_at: float
@@ -109,7 +116,7 @@ class EndSession:
     reason: str
 
 
-ControllerMessage = Welcome | AssignmentSet | StatusAck | HeartbeatAck | EndSession
+ControllerMessage = Welcome | AssignmentSet | StatusAck | Operators | HeartbeatAck | EndSession
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,11 +4,12 @@ out. The edge moves bytes, `hub` drives this with asyncio, the simulation with v
 ```
 agent                         leader
 AgentHello(statuses) ───────►  ends an older session of the node
-              ◄─────────────── Welcome, AssignmentSet(complete)
+              ◄─────────────── Welcome, Operators, AssignmentSet(complete)
 AssignmentAck ──────────────►
 StatusBatch(n) ─────────────►  gathers; take() makes guarded changes of them; after the commit
               ◄─────────────── StatusAck(n)
               ◄─────────────── AssignmentSet(delta) whenever the tables change
+              ◄─────────────── Operators whenever a certificate comes or goes
 Heartbeat ──────────────────►
               ◄─────────────── HeartbeatAck
 Goodbye(back_within_s) ─────►  no suspicion until then
@@ -22,6 +23,7 @@ from dataclasses import dataclass, field, replace
 from typing import assert_never
 
 from bayplan.model.errors import Conflict
+from bayplan.model.identity import Identity
 from bayplan.model.task import TaskStatus
 from controller.reconcilers.assignments import Fingerprint, OpenSecret, due, fill
 from controller.reconcilers.events import fold
@@ -38,6 +40,7 @@ from controller.reconcilers.messages import (
     Goodbye,
     Heartbeat,
     HeartbeatAck,
+    Operators,
     Outgoing,
     Report,
     StatusAck,
@@ -46,7 +49,7 @@ from controller.reconcilers.messages import (
 )
 from controller.reconcilers.nodes import HEARTBEAT_INTERVAL_S, LOST_AFTER_S, Heard
 from controller.reconcilers.statuses import accept, notes
-from controller.tables import Changes, Tables
+from controller.tables import Changes, Table, Tables
 
 BATCH_MAX = 2000
 """Statuses of one commit."""
@@ -104,6 +107,8 @@ class Sessions:
         self._of_node: dict[str, _Session] = {}
         self._waiting: dict[tuple[str, str], _Waiting] = {}
         self._in_flight: dict[tuple[str, str], _Waiting] = {}
+        self._identities: Table[Identity] | None = None
+        self._operators = Operators(())
 
     # -- what others ask --------------------------------------------------------------------
 
@@ -167,6 +172,8 @@ class Sessions:
             )
         )
         out.extend(self.on_tables(tables))
+        if not any(o.session == session and o.message is self._operators for o in out):
+            out.append(Outgoing(session, self._operators))
         out.extend(self._difference(fresh))
         return out
 
@@ -212,7 +219,7 @@ class Sessions:
         """What sessions have to be told of a new revision."""
         delta = self._index.advance(tables)
         touched = set(self._of_node) if delta.secrets else delta.nodes & set(self._of_node)
-        out: list[Outgoing] = []
+        out = self._changed_operators(tables)
         for node in sorted(touched):
             session = self._of_node[node]
             if ("", node) not in tables.nodes:
@@ -223,6 +230,17 @@ class Sessions:
             elif session.sequence:
                 out.extend(self._difference(session))
         return out
+
+    def _changed_operators(self, tables: Tables) -> list[Outgoing]:
+        if tables.identities is self._identities:
+            return []
+        self._identities = tables.identities
+        identities = (stored.value for stored in tables.identities.values())
+        serials = sorted(s for identity in identities for s in identity.certificate_serials)
+        if self._operators.serials == tuple(serials):
+            return []
+        self._operators = Operators(tuple(serials))
+        return [Outgoing(self._of_node[n].id, self._operators) for n in sorted(self._of_node)]
 
     # -- statuses to the store ---------------------------------------------------------------
 

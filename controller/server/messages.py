@@ -73,6 +73,8 @@ def sent(message: messages.ControllerMessage) -> dispatcher.ControllerMessage:
             return dispatcher.ControllerMessage(assignments=assignments)
         case messages.StatusAck(sequence):
             return dispatcher.ControllerMessage(ack=dispatcher.StatusAck(sequence=sequence))
+        case messages.Operators(serials):
+            return dispatcher.ControllerMessage(operators=dispatcher.Operators(serials=serials))
         case messages.HeartbeatAck(sent_at, received_at):
             ack = dispatcher.HeartbeatAck(sent_at=sent_at, received_at=received_at)
             return dispatcher.ControllerMessage(heartbeat=ack)

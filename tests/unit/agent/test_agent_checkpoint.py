@@ -28,9 +28,11 @@ def test_everything_is_there_after_opening_again(tmp_path: Path) -> None:
     first.put_node(Node(name="h1", uid="n1", subnet="10.96.1.0/24"))
     first.put_boot_id("b1")
     first.put_controllers(["c1:7443", "c2:7443"])
+    first.put_operators(("a1", "b2"))
     first.close()
     second = Checkpoint(tmp_path)
     assert second.assignments() == (assignment,)
+    assert second.operators() == ("a1", "b2")
     assert second.statuses() == (a_status(),)
     assert second.node() == Node(name="h1", uid="n1", subnet="10.96.1.0/24")
     assert second.boot_id() == "b1"

@@ -62,6 +62,7 @@ class Controller(DispatcherServicer):
         self.acks: list[pb.AssignmentAck] = []
         self.hellos: list[pb.AgentHello] = []
         self.goodbyes: list[pb.Goodbye] = []
+        self.operators: list[str] = []
         self.renewals = 0
         self.lifetime_s = pki.LEAF_LIFETIME_S
         self.tunnels: dict[str, tuple[asyncio.Queue[Any], asyncio.Queue[Any]]] = {}
@@ -97,6 +98,8 @@ class Controller(DispatcherServicer):
                 node = Node(name="h1", uid="n1", subnet=SUBNET)
                 welcome = pb.Welcome(protocol=1, heartbeat_interval_s=0.5, node=to_pb(node))
                 await context.write(pb.ControllerMessage(welcome=welcome))
+                operators = pb.Operators(serials=self.operators)
+                await context.write(pb.ControllerMessage(operators=operators))
                 everything = [to_pb(a) for a in self.assignments.values()]
                 full = pb.AssignmentSet(sequence=1, complete=True, assignments=everything)
                 await context.write(pb.ControllerMessage(assignments=full))

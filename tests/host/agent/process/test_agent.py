@@ -179,22 +179,27 @@ def _running(state: Path) -> bool:
 async def test_metrics_are_for_operators_and_pass_promtool(
     controller: Controller, machine: Machine, tmp_path: Path
 ) -> None:
-    """Mutual TLS; a node may not read another node's."""
+    """Mutual TLS; a node may not read another node's, a revoked operator nobody's."""
+    good, revoked, node = (
+        pki.make_credentials(controller.authority, kind, "p")
+        for kind in (pki.Holder.OPERATOR, pki.Holder.OPERATOR, pki.Holder.NODE)
+    )
+    controller.operators = [pki.peer_identity(good.certificate_pem).serial_hex]
     controller.assignments["t1"] = an_assignment()
     machine.start("--metrics-listen", "0.0.0.0:19443")
     await controller.until_state("t1", "running")
 
-    def scrape(kind: pki.Holder) -> str:
-        made = pki.make_credentials(controller.authority, kind, "p")
+    def scrape(made: pki.Credentials) -> str:
         (tmp_path / "pair.pem").write_bytes(made.certificate_pem.encode() + made.key_pem)
         return sh(f"curl -sk --max-time 5 --cert {tmp_path}/pair.pem https://{HOST}:19443/metrics")
 
-    text = await asyncio.to_thread(scrape, pki.Holder.OPERATOR)
+    text = await asyncio.to_thread(scrape, good)
     labels = '{namespace="prod",service="web",task="web.1.1"}'
     assert f"bayplan_task_running{labels} 1.0" in text
     assert f"bayplan_task_pids{labels} 1.0" in text
     assert "bayplan_agent_session_connected 1.0" in text
-    assert "operators and controllers" in await asyncio.to_thread(scrape, pki.Holder.NODE)
+    for other in (node, revoked):
+        assert "operators and controllers" in await asyncio.to_thread(scrape, other)
     checked = subprocess.run(
         ["promtool", "check", "metrics"], input=text, text=True, capture_output=True, timeout=20
     )

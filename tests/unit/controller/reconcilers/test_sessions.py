@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from bayplan.model.errors import Conflict
+from bayplan.model.identity import Identity, Role
 from bayplan.model.node import NodeState
 from bayplan.model.secret import SealedSecret
 from bayplan.model.service import EnvVar, SecretReference, TaskTemplate
@@ -17,6 +18,7 @@ from controller.reconcilers.messages import (
     Goodbye,
     Heartbeat,
     HeartbeatAck,
+    Operators,
     Outgoing,
     StatusAck,
     StatusBatch,
@@ -37,12 +39,16 @@ class Leader(Rig):
     def __init__(self) -> None:
         super().__init__(nodes=2)
         self.sessions = Sessions(opened)
+        self.operators: list[Operators] = []
 
     def hello(self, node: str, session: str = "", *statuses: TaskStatus) -> list[Outgoing]:
+        """What it is answered, but for the operators' certificates."""
         hello = AgentHello(statuses=statuses, sent_at=self.now)
-        return self.sessions.on_hello(
+        out = self.sessions.on_hello(
             session or f"s-{node}", node, hello, self.store.tables, self.now
         )
+        self.operators = [o.message for o in out if isinstance(o.message, Operators)]
+        return [o for o in out if not isinstance(o.message, Operators)]
 
     def say(self, node: str, message: object) -> list[Outgoing]:
         return self.sessions.on_message(f"s-{node}", node, message, self.now)  # type: ignore[arg-type]
@@ -290,3 +296,20 @@ def test_heartbeats_are_answered_and_count() -> None:
     assert leader.sessions.heard["h1"].clock_skew_s == -0.25
     leader.say("h1", Goodbye("upgrade", 20.0))
     assert leader.sessions.heard["h1"].away_until_at == leader.now + 20
+
+
+def test_sessions_learn_which_operators_certificates_are_good() -> None:
+    """All at the hello, then each change to every session, and nothing where nothing changed."""
+    leader = Leader()
+    ada = Identity(name="ada", role=Role.VIEWER, certificate_serials=("b2", "a1"))
+    leader.put(Kind.IDENTITY, ("", "ada"), ada)
+    for node in ("h1", "h2"):
+        leader.hello(node)
+        assert leader.operators == [Operators(("a1", "b2"))]
+    leader.put(Kind.IDENTITY, ("", "ada"), replace(ada, certificate_serials=("b2",)))
+    out = leader.sessions.on_tables(leader.store.tables)
+    assert out == [Outgoing("s-h1", Operators(("b2",))), Outgoing("s-h2", Operators(("b2",)))]
+    leader.put(
+        Kind.IDENTITY, ("", "ada"), replace(ada, role=Role.ADMIN, certificate_serials=("b2",))
+    )
+    assert leader.sessions.on_tables(leader.store.tables) == []

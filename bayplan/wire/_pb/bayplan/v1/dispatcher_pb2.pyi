@@ -202,6 +202,7 @@ class ControllerMessage(message.Message):
     ACK_FIELD_NUMBER: builtins.int
     OPEN_TUNNEL_FIELD_NUMBER: builtins.int
     HEARTBEAT_FIELD_NUMBER: builtins.int
+    OPERATORS_FIELD_NUMBER: builtins.int
     @builtins.property
     def welcome(self) -> Welcome: ...
     @builtins.property
@@ -212,6 +213,8 @@ class ControllerMessage(message.Message):
     def open_tunnel(self) -> OpenTunnel: ...
     @builtins.property
     def heartbeat(self) -> HeartbeatAck: ...
+    @builtins.property
+    def operators(self) -> Operators: ...
     def __init__(
         self,
         *,
@@ -220,12 +223,13 @@ class ControllerMessage(message.Message):
         ack: StatusAck | None = ...,
         open_tunnel: OpenTunnel | None = ...,
         heartbeat: HeartbeatAck | None = ...,
+        operators: Operators | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["ack", b"ack", "assignments", b"assignments", "heartbeat", b"heartbeat", "message", b"message", "open_tunnel", b"open_tunnel", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["ack", b"ack", "assignments", b"assignments", "heartbeat", b"heartbeat", "message", b"message", "open_tunnel", b"open_tunnel", "operators", b"operators", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["ack", b"ack", "assignments", b"assignments", "heartbeat", b"heartbeat", "message", b"message", "open_tunnel", b"open_tunnel", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["ack", b"ack", "assignments", b"assignments", "heartbeat", b"heartbeat", "message", b"message", "open_tunnel", b"open_tunnel", "operators", b"operators", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = typing.Literal["welcome", "assignments", "ack", "open_tunnel", "heartbeat"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = typing.Literal["welcome", "assignments", "ack", "open_tunnel", "heartbeat", "operators"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -422,6 +426,28 @@ class AssignmentAck(message.Message):
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = typing.Literal["sequence", b"sequence", "withdrawn_uids", b"withdrawn_uids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class Operators(message.Message):
+    """Serials (hex) of all certificates that operators may use, after the welcome and whenever they
+    change: what an agent shows to operators itself (its metrics) it refuses to all others.
+    """
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    SERIALS_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def serials(self) -> containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        serials: abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["serials", b"serials"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
