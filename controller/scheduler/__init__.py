@@ -13,6 +13,13 @@ from controller.scheduler.base import (
     Reason,
     Rules,
 )
+from controller.scheduler.explain import (
+    NearMiss,
+    NodeScore,
+    Remedy,
+    TaskExplanation,
+    explain,
+)
 from controller.scheduler.index import ClusterIndex
 from controller.scheduler.plan import schedule
 from controller.scheduler.snapshot import cluster_view
@@ -21,6 +28,8 @@ __all__ = [
     "ClusterIndex",
     "ClusterView",
     "Explanation",
+    "NearMiss",
+    "NodeScore",
     "NodeView",
     "Occupant",
     "PendingTask",
@@ -29,7 +38,10 @@ __all__ = [
     "Preemption",
     "QuotaRoom",
     "Reason",
+    "Remedy",
     "Rules",
+    "TaskExplanation",
     "cluster_view",
+    "explain",
     "schedule",
 ]

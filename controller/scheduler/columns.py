@@ -8,9 +8,9 @@ import numpy as np
 
 from bayplan.model.service import Affinity, DeviceRequest
 from bayplan.model.task import DeviceShare
-from controller.scheduler.base import ORDERS, ClusterView, HostPort
+from controller.scheduler.base import ORDERS, ClusterView, HostPort, PendingTask
 from controller.scheduler.devices import Inventory
-from controller.scheduler.frame import Bools, Frame, Ints
+from controller.scheduler.frame import Bools, Frame, Ints, amounts
 from controller.tables import Key
 
 
@@ -141,6 +141,23 @@ class Columns:
         for row, count in per_row.items():
             counted[row] = counted.get(row, 0) + count
         self.free[:, list(per_row)] -= need[:, None] * np.array(list(per_row.values()))
+
+    def take_out(self, pending: PendingTask) -> None:
+        """As if the task were not on its node, which has to be one of the view's."""
+        task, row = pending.task, self.frame.facts.index[pending.task.node]
+        self.free[:, row] += np.array(amounts(pending.template.resources), dtype=np.int64)
+        counted = dict(self.counts(task.service_uid))
+        counted[row] = max(counted.get(row, 0) - 1, 0)
+        self._counts[task.service_uid] = counted
+        node = self.view.nodes[row]
+        use = dict(node.device_use)
+        for share in task.devices:
+            use[share.name, share.id] = use.get((share.name, share.id), 0) - share.millis
+        self._inventories[row] = Inventory(node.devices, use)
+        for port in self.view.exclusive_ports:
+            if self.owners(port).get(row) == task.service_uid:
+                self._exclusive[port] = set(self.exclusive(port)) - {row}
+                self._owners[port] = {r: u for r, u in self.owners(port).items() if r != row}
 
     def reserve(self, row: int, need: Ints) -> None:
         """Keep room on a node from the classes that follow."""

@@ -27,7 +27,7 @@ from controller.scheduler.base import (
     Reason,
 )
 from controller.scheduler.columns import Columns, service_key
-from controller.scheduler.frame import AMOUNTS, Bools, Ints, amounts
+from controller.scheduler.frame import AMOUNTS, Bools, Floats, Ints, amounts
 from controller.tables import Key
 
 ROOM_MAX = 1 << 40
@@ -40,13 +40,15 @@ Remedy = Callable[[int], str]
 @dataclass(frozen=True, slots=True)
 class Filter:
     """`bad` nodes do not pass; `details` turns rows into (count, sentence) pairs; `remedy` says
-    of one node what would have to be different. `makes_room`: ending tasks there would help."""
+    of one node what would have to be different, and `size` how much that is: the share of an
+    amount that is too much, else a whole. `makes_room`: ending tasks there would help."""
 
     name: str
     bad: Bools
     details: Details
     remedy: Remedy
     makes_room: bool = False
+    size: float | Floats = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,7 @@ def _nodes_wanted(columns: Columns, pending: PendingTask) -> Iterator[Filter]:
             blocked,
             _by_row(lambda i: nodes[i].blocked),
             lambda i: f"once {nodes[i].name} is no longer {nodes[i].blocked}",
+            size=2.0,
         )
     if placement.pool != POOL_ANY:
         yield from _pool(columns, placement.pool)
@@ -128,7 +131,7 @@ def _nodes_wanted(columns: Columns, pending: PendingTask) -> Iterator[Filter]:
     if pending.pinned_node:
         why = pending.pinned_reason or "without its volume"
         bad = _all_but(columns, pending.pinned_node)
-        yield Filter("volume", bad, _all_rows(why), lambda _: f"if not for this: {why}")
+        yield Filter("volume", bad, _all_rows(why), lambda _: f"if not for this: {why}", size=3.0)
     for constraint in placement.require:
         bad = ~constraint_rows(columns, constraint)
         text = constraint.text or _text(constraint)
@@ -346,6 +349,7 @@ def _devices(columns: Columns, pending: PendingTask) -> Iterator[Filter]:
                 f"with {w} <= {f[i] / WHOLE:g}" if f[i] else f"without {w}"
             ),
             makes_room=True,
+            size=1 - free / request.millis,
         )
 
 
@@ -368,6 +372,7 @@ def resource_filters(columns: Columns, pending: PendingTask, matrix: Ints) -> It
                 f"with {n} <= {s(int(f[i]))}" if f[i] > 0 else f"with {n} free there"
             ),
             makes_room=True,
+            size=1 - np.maximum(free, 0) / wanted,
         )
 
 
