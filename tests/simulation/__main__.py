@@ -1,9 +1,10 @@
-"""Replay one seed, telling what happens."""
+"""Replay one seed, telling what happens; `SEED workloads` for that of jobs, crons and daemons."""
 
 import sys
 
-from tests.simulation.scenario import run
+from tests.simulation import scenario, workloads
 
 if __name__ == "__main__":
-    run(int(sys.argv[1]), talkative=True)
+    play = workloads.run if sys.argv[2:] == ["workloads"] else scenario.run
+    play(int(sys.argv[1]), talkative=True)
     print("holds")

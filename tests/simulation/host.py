@@ -43,7 +43,8 @@ SILENCE_MAX_S = 4.0
 @dataclass(slots=True)
 class Played:
     """A container of the simulation. `image` decides how it behaves: `…:crash` exits soon after
-    its start, `…:sick` fails its health checks, everything else runs until told to stop."""
+    its start, `…:batch` ends by itself, mostly well, `…:sick` fails its health checks, everything
+    else runs until told to stop."""
 
     uid: str
     image: str
@@ -281,11 +282,16 @@ class Host:
             self.timeline.after(
                 self.rng.uniform(0.01, 1.0), lambda: self._crash(container, incarnation)
             )
+        if container.image.endswith(":batch"):
+            code = 0 if self.rng.random() < 0.8 else 3
+            self.timeline.after(
+                self.rng.uniform(0.1, 6.0), lambda: self._crash(container, incarnation, code)
+            )
         return on.Started(uid=uid, incarnation=incarnation)
 
-    def _crash(self, container: Played, incarnation: int) -> None:
+    def _crash(self, container: Played, incarnation: int, code: int = 1) -> None:
         if self.containers.get(container.uid) is container:
-            self.exit_container(container.uid, code=1)
+            self.exit_container(container.uid, code=code)
 
     def _end(self, uid: str, signal: int) -> None:
         self.exit_container(uid, signal=signal)
