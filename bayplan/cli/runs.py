@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from bayplan.cli.render import age, plural, span, table, word
+from bayplan.cli.render import age, span, table, word
 
 INDEXES_MAX = 20
 
@@ -128,9 +128,8 @@ def job_indexes(view: Any, now: float) -> str:
         return ""
     text = "\n" + indexes(shown, now)
     rest = len(marks) - len(shown)
-    return text + (
-        f"and {plural(rest, 'index')} more\n".replace("indexs", "indexes") if rest else ""
-    )
+    noun = "index" if rest == 1 else "indexes"
+    return text + (f"and {rest} {noun} more\n" if rest else "")
 
 
 def _slot(mark: Any) -> int:
