@@ -59,10 +59,11 @@ async def run(
     growing pauses; the step after it starts from scratch, since nobody knows what was written.
     `wake`: set by others who know that a step is due."""
     pause_s = RETRY_MIN_S
-    seen = 0
+    behind = False
     while True:
         try:
-            tables = store.tables
+            tables = await store.catch_up(CATCH_UP_S) if behind else store.tables
+            behind = False
             seen = tables.revision
             step = reconciler.step(tables, clock())
             if await commit(store, step.groups, guard):
@@ -73,6 +74,7 @@ async def run(
         except StoreUnavailable as error:
             log.warning("store unavailable", loop=reconciler.name, error=str(error))
             reconciler.reset()
+            behind = True
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, RETRY_MAX_S)
 

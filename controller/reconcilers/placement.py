@@ -16,7 +16,7 @@ from controller.orchestrator.situation import started
 from controller.reconcilers.claims import Claims
 from controller.reconcilers.events import fold
 from controller.reconcilers.index import Index
-from controller.reconcilers.loop import Clock, commit, log, pause
+from controller.reconcilers.loop import CATCH_UP_S, Clock, commit, log, pause
 from controller.scheduler import (
     ClusterIndex,
     ClusterView,
@@ -298,10 +298,13 @@ def _volume_node(tables: Tables, template: TaskTemplate, siblings: Sequence[Obse
 
 
 async def run(placement: Placement, store: Store, guard: Guard, clock: Clock) -> None:
-    """Until Deposed (raised) or cancelled."""
+    """Until Deposed (raised) or cancelled. After a write of unknown outcome nothing is placed
+    before it is known: what it placed takes room."""
+    behind = False
     while True:
         try:
-            tables = store.tables
+            tables = await store.catch_up(CATCH_UP_S) if behind else store.tables
+            behind = False
             request = placement.prepare(tables, clock())
             if request is not None:
                 made = await asyncio.to_thread(plan, request)
@@ -312,4 +315,5 @@ async def run(placement: Placement, store: Store, guard: Guard, clock: Clock) ->
         except StoreUnavailable as error:
             log.warning("store unavailable", loop=placement.name, error=str(error))
             placement.reset()
+            behind = True
             await asyncio.sleep(RETRY_STORE_S)

@@ -44,7 +44,7 @@ log = structlog.get_logger(__name__)
 CONTEXT: Final = "local"
 """The context that `admin/config.yaml` holds."""
 RENEW_CHECK_S: Final = 600.0
-ACCESS_S: Final = 0.1
+ACCESS_S: Final = 0.01
 
 
 class Faces:

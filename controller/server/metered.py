@@ -33,6 +33,9 @@ class MeteredStore:
     async def wait_for(self, revision: int, timeout_s: float) -> Tables:
         return await self._store.wait_for(revision, timeout_s)
 
+    async def catch_up(self, timeout_s: float) -> Tables:
+        return await self._store.catch_up(timeout_s)
+
     async def commit(self, changes: Changes, guard: Guard | None) -> int:
         begun = time.monotonic()
         outcome = "committed"

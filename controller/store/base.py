@@ -111,6 +111,12 @@ class Store(Protocol):
         """A view that holds everything up to `revision`. Raises StoreUnavailable."""
         ...
 
+    async def catch_up(self, timeout_s: float) -> Tables:
+        """A view that holds everything that is committed when this is called, by whomever: what
+        is decided after a write of unknown outcome must know whether it happened. Raises
+        StoreUnavailable."""
+        ...
+
     async def commit(self, changes: Changes, guard: Guard | None) -> int:
         """All changes in one transaction; returns its revision. Raises Conflict (an expectation
         did not hold), Deposed, TooLarge, StoreUnavailable."""

@@ -159,6 +159,9 @@ class MemoryStore:
     async def wait_for(self, revision: int, timeout_s: float) -> Tables:
         return await self._mirror.wait_for(revision, timeout_s)
 
+    async def catch_up(self, timeout_s: float) -> Tables:
+        return self.tables
+
     async def commit(self, changes: Changes, guard: Guard | None) -> int:
         return self.apply(changes, guard)
 

@@ -186,14 +186,14 @@ class Leader:
         revision = self.world.store.tables.revision
 
         def done(results: list[int | Conflict] | None) -> None:
-            self._busy.discard(name)
             if results is None:
                 reset()
                 self.world.timeline.after(
-                    self.rng.uniform(0.05, RETRY_MAX_S),
-                    lambda: self._wake(name) if self.alive else None,
+                    self.rng.uniform(0.05, RETRY_MAX_S), lambda: self._catch_up(name)
                 )
-            elif (
+                return
+            self._busy.discard(name)
+            if (
                 any(isinstance(r, int) for r in results)
                 or next_at() is None
                 or (self.world.store.tables.revision > revision)
@@ -203,6 +203,13 @@ class Leader:
                 self._wake(name, next_at())
 
         self._commit(groups, done)
+
+    def _catch_up(self, name: str) -> None:
+        """Nothing is decided before the outcome is known: `Store.catch_up`."""
+        if self.alive:
+            self._own_revision = max(self._own_revision, self.world.store.tables.revision)
+            self._busy.discard(name)
+            self._wake(name)
 
     def _commit(
         self, groups: Sequence[Changes], done: Callable[[list[int | Conflict] | None], None]

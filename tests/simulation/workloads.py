@@ -10,6 +10,7 @@ from bayplan.model.node import NodeState
 from bayplan.model.service import (
     RestartCondition,
     RestartPolicy,
+    RolloutState,
     Service,
     ServiceSpec,
     ServiceVersion,
@@ -169,6 +170,10 @@ def run(seed: int, *, talkative: bool = False) -> None:
     world.elect()
     for name in ("sum", *Overlap):
         world.change(str(name), stopped=False)
+    paused = world.store.tables.rollouts.get(("default", "ship"))
+    if paused is not None and paused.value.state is RolloutState.PAUSED:
+        # A rollback that failed (a container was killed at the wrong moment) waits for people.
+        apply(world, a_daemon("ship:9"), "9")
     began = world.timeline.now
     while left := unsettled(world):
         assert world.timeline.now - began < PEACE_MAX_S, f"not settled: {left[:6]}"

@@ -151,6 +151,12 @@ class EtcdStore:
     async def wait_for(self, revision: int, timeout_s: float) -> Tables:
         return await self._mirror.wait_for(revision, timeout_s)
 
+    async def catch_up(self, timeout_s: float) -> Tables:
+        # A linearizable read answers with a revision that no committed write is above.
+        request = rpc_pb2.RangeRequest(key=keys.PREFIX.encode(), count_only=True)
+        answer = await self._client.range(request, timeout_s)
+        return await self.wait_for(answer.header.revision, timeout_s)
+
     # Writing
 
     async def commit(self, changes: Changes, guard: Guard | None) -> int:
