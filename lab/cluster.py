@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,14 +181,24 @@ async def controller_ready(address: str, admin: Paths, paths: Paths, daemon: Pro
 
 
 async def leader(controllers: Controllers) -> str:
-    """The name of the controller that leads, as one that answers says; empty: none is known."""
+    """The name of the controller that leads, as most that answer say; empty: none is known."""
+    said = await asyncio.gather(*(_says_leads(controllers, e) for e in controllers.endpoints))
+    counted = Counter(address.rpartition(":")[0] for address in said if address)
+    if not counted:
+        return ""
+    # One that was cut off believes in itself until its lease is over; the others know better.
+    ((host, _),) = counted.most_common(1)
+    return next((n for n, address in controllers.addresses.items() if address == host), "")
+
+
+async def _says_leads(controllers: Controllers, endpoint: str) -> str:
+    """Each is asked by itself: one whose machine is gone must not use up the others' time."""
+    trusted = credentials(controllers.admin)
     try:
-        async with controllers.client(patience_s=LEADER_ASK_S) as client:
-            found = (await client.get_version(deadline_s=LEADER_ASK_S)).leader_address
+        async with Client([endpoint], trusted, patience_s=LEADER_ASK_S) as client:
+            return (await client.get_version(deadline_s=LEADER_ASK_S)).leader_address
     except BayplanError:
         return ""
-    host = found.rpartition(":")[0]
-    return next((n for n, address in controllers.addresses.items() if address == host), "")
 
 
 async def tokens(controllers: Controllers, nodes: Collection[str]) -> dict[str, str]:

@@ -44,7 +44,7 @@ log = structlog.get_logger(__name__)
 CONTEXT: Final = "local"
 """The context that `admin/config.yaml` holds."""
 RENEW_CHECK_S: Final = 600.0
-ACCESS_S: Final = 0.01
+ACCESS_S: Final = 0.1
 
 
 class Faces:
@@ -70,13 +70,14 @@ class Faces:
         self._registry: RegistryChild | None = None
         self._web: HttpsServer | None = None
         self._context: ssl.SSLContext | None = None
+        parts.revoked = self._write_access
 
     async def open(self, observe: Callable[[], None], not_ready: Callable[[], str]) -> None:
         """Returns once everything listens and `parts.addresses` holds where. Raises
         CannotListen, RegistryFailed."""
         config, parts = self._config, self._parts
         self._write_certificate()
-        access.write(self._access, holders(parts.store.tables))
+        self._write_access()
         ports = {
             "web": await self._open_web(observe, not_ready),
             "registry": await self._open_registry(),
@@ -151,6 +152,10 @@ class Faces:
             group.create_task(self._registry.run())
             group.create_task(self._keep_access())
             group.create_task(self._keep_certificate())
+
+    def _write_access(self) -> None:
+        """The registry looks at the file at each request: what it does not name has no access."""
+        access.write(self._access, holders(self._parts.store.tables))
 
     async def _keep_access(self) -> None:
         store = self._parts.store

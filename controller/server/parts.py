@@ -54,7 +54,8 @@ class Addresses:
 class Parts:
     """`reasons`: why tasks wait for a node, as the placement loop found last; `frozen`: what
     stops the cluster from changing anything, empty: nothing; `etcd_version`: of the store;
-    `addresses` are known once the listeners are open."""
+    `addresses` are known once the listeners are open; `revoked` tells those that go by a list of
+    their own that a certificate is good no more, and returns once they have it."""
 
     store: Store
     leadership: Leading
@@ -66,6 +67,7 @@ class Parts:
     etcd_version: Callable[[], str]
     now: Callable[[], float] = time.time
     addresses: Addresses = field(default_factory=Addresses)
+    revoked: Callable[[], None] = lambda: None
     _index: Index = field(default_factory=lambda: Index(Tables()))
 
     async def index(self, min_revision: int = 0) -> Index:

@@ -158,9 +158,11 @@ class Writes(ControlServicer):
     async def RemoveNode(
         self, request: control.NodeRequest, context: Any
     ) -> control.ChangeResponse:
-        return await self._parts.commit(
+        answer = await self._parts.commit(
             lambda desk: nodes.remove(desk, request.node, request.force)
         )
+        self._parts.revoked()
+        return answer
 
     async def CreateToken(
         self, request: control.CreateTokenRequest, context: Any
@@ -196,7 +198,9 @@ class Writes(ControlServicer):
     async def RemoveIdentity(
         self, request: control.IdentityRequest, context: Any
     ) -> control.ChangeResponse:
-        return await self._parts.commit(lambda desk: people.remove_identity(desk, request.name))
+        answer = await self._parts.commit(lambda desk: people.remove_identity(desk, request.name))
+        self._parts.revoked()
+        return answer
 
     async def RenewOperatorCertificate(
         self, request: dispatcher.RenewCertificateRequest, context: Any

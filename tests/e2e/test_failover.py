@@ -15,7 +15,7 @@ import pytest
 from lab import example
 from tests.e2e.rig import Rig, a_service, eventually
 
-pytestmark = [pytest.mark.soak, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(240)]
 FAILOVER_S = 40.0
 
 

@@ -150,6 +150,14 @@ def _token_refused(error: grpc.aio.AioRpcError) -> bool:
     )
 
 
+NO_LEADER = "etcdserver: no leader"
+"""What a member answers, before it looks at the request, to `hasleader` while none is elected."""
+
+
+class NoLeader(StoreUnavailable):
+    """The members are electing; nothing was carried out."""
+
+
 _ELSEWHERE = frozenset(
     {
         grpc.StatusCode.UNAVAILABLE,
@@ -270,7 +278,8 @@ class EtcdClient:
             if error.code() in _ELSEWHERE:
                 self.give_up_on(connection)
                 self.failure = reason_of(error, connection.endpoint)
-                raise StoreUnavailable(self.failure) from None
+                kind = NoLeader if error.details() == NO_LEADER else StoreUnavailable
+                raise kind(self.failure) from None
             raise
 
     async def repeat(self, call: Call[T], timeout_s: float | None = None) -> T:
@@ -304,7 +313,15 @@ class EtcdClient:
             answer: rpc_pb2.TxnResponse = await c.kv.Txn(request, timeout=t, metadata=metadata)
             return answer
 
-        return await self.once(call)
+        deadline = time.monotonic() + self.config.call_timeout_s
+        while True:
+            try:
+                return await self.once(call)
+            except NoLeader:
+                # Refused before it was looked at: it may be sent again, unlike any other failure.
+                if time.monotonic() + RETRY_DELAY_S >= deadline:
+                    raise
+                await asyncio.sleep(RETRY_DELAY_S)
 
     async def delete(self, key: bytes) -> None:
         """Delete a key; one that is not there is no error."""

@@ -18,6 +18,7 @@ from controller.leader import Election, Leader, Leadership
 from controller.store import codec
 from controller.store.base import Conflict, Deposed, Kind, StoreUnavailable
 from controller.store.etcd import EtcdStore
+from controller.store.etcd.client import EtcdClient
 from controller.store.etcd.feed import Rewound
 from tests.integration.store.etcds import Etcd
 from tests.integration.store.test_store import a_node, a_slot
@@ -324,3 +325,15 @@ async def test_nothing_is_left_open(etcd: Etcd) -> None:
     await store.close()
     await until(lambda: asyncio.all_tasks() == before)
     assert os.path.exists(etcd.directory / "client.sock:0")
+
+
+async def test_catching_up_holds_what_others_wrote(etcd: Etcd) -> None:
+    """After a write of unknown outcome: the view holds it, if it happened, when this returns."""
+    store, writer = await started(etcd), EtcdClient(etcd.config)  # which waits for no mirror
+    for i in range(50):
+        key, value = f"/bayplan/v1/nodes/n{i}".encode(), codec.encode(Node(name=f"n{i}", uid="u"))
+        put = rpc_pb2.PutRequest(key=key, value=value)
+        await writer.txn(rpc_pb2.TxnRequest(success=[rpc_pb2.RequestOp(request_put=put)]))
+        assert ("", f"n{i}") in (await store.catch_up(10)).nodes
+    await store.close()
+    await writer.close()

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from bayplan.wire._pb.etcd.rpc import rpc_pb2
 from controller.store.base import StoreUnavailable
 from controller.store.etcd import EtcdConfig, EtcdStore
+from controller.store.etcd.client import EtcdClient
 from tests.integration.store.test_store import a_node
 from tests.integration.store.test_tls import a_port
 
@@ -104,3 +106,27 @@ async def test_a_member_without_a_majority_is_left(members: Members) -> None:
     await commit_somehow(store, "b")
     await until(lambda: not store.behind_reason)
     await store.close()
+
+
+async def test_a_write_waits_out_an_election(members: Members) -> None:
+    """A member that knows no leader refuses before it looks: the write is sent again, and whoever
+    wrote hears nothing of it."""
+    store = EtcdStore(members.config)
+    await store.start(20)
+    await store.close()
+    paused = members.processes[1:]
+    for process in paused:
+        process.send_signal(signal.SIGSTOP)
+    client = EtcdClient(EtcdConfig(endpoints=(members.urls[0],), call_timeout_s=10.0))
+    put = rpc_pb2.PutRequest(key=b"/elsewhere", value=b"1")
+    request = rpc_pb2.TxnRequest(success=[rpc_pb2.RequestOp(request_put=put)])
+    await asyncio.sleep(2)  # the first member knows by now that it has no leader
+    writing = asyncio.create_task(client.txn(request))
+    try:
+        await asyncio.sleep(1)
+        assert not writing.done()
+    finally:
+        for process in paused:
+            process.send_signal(signal.SIGCONT)
+    assert (await writing).succeeded
+    await client.close()
