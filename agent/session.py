@@ -40,6 +40,7 @@ from bayplan.model.node import Node, NodeReport
 from bayplan.model.task import TaskStatus
 from bayplan.wire._pb.bayplan.v1 import dispatcher_pb2 as pb
 from bayplan.wire._pb.bayplan.v1.dispatcher_pb2_grpc import DispatcherStub
+from bayplan.wire.acceptance import accepted
 from bayplan.wire.convert import from_pb, to_pb
 
 PROTOCOL: Final = 1
@@ -248,6 +249,7 @@ class Session:
             sent_at=self._clock(),
         )
         async with asyncio.timeout(HANDSHAKE_DEADLINE_S):
+            await accepted(call)
             await _write(call, pb.AgentMessage(hello=hello))
             first = await _read(call)
         if first is None or first.WhichOneof("message") != "welcome":

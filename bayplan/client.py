@@ -26,6 +26,7 @@ from bayplan.wire._pb.bayplan.v1 import control_pb2 as control
 from bayplan.wire._pb.bayplan.v1 import dispatcher_pb2 as dispatcher
 from bayplan.wire._pb.bayplan.v1.control_pb2_grpc import ControlStub
 from bayplan.wire._pb.bayplan.v1.dispatcher_pb2_grpc import JoinStub
+from bayplan.wire.acceptance import accepted
 
 CODE_KEY: Final = "bayplan-code"
 HINT_KEY: Final = "bayplan-hint-bin"
@@ -408,13 +409,26 @@ class Client:
     ) -> AsyncIterator[dispatcher.ExecOutput]:
         """The first input is `start`. Ends after `exit_code` or `error`."""
         # What was typed cannot be sent twice, so the leader is found before anything is.
-        call = self._stub(await self._leader()).Exec(inputs)
+        call = self._stub(await self._leader()).Exec()
+        sending: asyncio.Task[None] | None = None
         try:
-            async for output in call:
+            await accepted(call)
+            sending = asyncio.create_task(_send_all(call, inputs))
+            while (output := await call.read()) is not aio.EOF:
                 yield output
+            if (code := await call.code()) is not grpc.StatusCode.OK:
+                raise aio.AioRpcError(
+                    code,
+                    await call.initial_metadata(),
+                    await call.trailing_metadata(),
+                    details=await call.details(),
+                )
         except aio.AioRpcError as error:
             raise domain_error(error) from error
         finally:
+            if sending is not None:
+                sending.cancel()
+                await asyncio.gather(sending, return_exceptions=True)
             call.cancel()
 
     # Administrators
@@ -438,6 +452,16 @@ class Client:
         request = dispatcher.RenewCertificateRequest(csr_pem=csr_pem)
         answer = await self._call("RenewOperatorCertificate", request)
         return cast(dispatcher.RenewCertificateResponse, answer)
+
+
+async def _send_all(call: Any, inputs: AsyncIterable[dispatcher.ExecInput]) -> None:
+    """Until there is no more. A call that ended meanwhile takes nothing any more; how it ended is
+    for who reads to say."""
+    async for item in inputs:
+        if call.done():
+            return
+        await call.write(item)
+    await call.done_writing()
 
 
 class _Search:

@@ -19,6 +19,7 @@ from bayplan.client import GONE_KEY
 from bayplan.model import errors
 from bayplan.wire._pb.bayplan.v1 import dispatcher_pb2 as dispatcher
 from bayplan.wire._pb.bayplan.v1.dispatcher_pb2_grpc import DispatcherServicer
+from bayplan.wire.acceptance import accept
 from controller.reconcilers.hub import Session, SessionHub
 from controller.reconcilers.messages import EndSession
 from controller.server import messages
@@ -132,6 +133,7 @@ class Dispatcher(DispatcherServicer):
     ) -> AsyncIterator[dispatcher.ControllerMessage]:
         parts, node = self._ready(), CALLER.get().name
         hub = await self._leading(parts, _gone(context))
+        await accept(context)
         first = await _first(request_iterator)
         connection = _Connection(hub.open(node, messages.hello(first.hello)))
         session = connection.session

@@ -13,6 +13,7 @@ from bayplan.model.errors import BayplanError, Conflict, InvalidSpec, NotFound
 from bayplan.model.task import Task, TaskState
 from bayplan.wire._pb.bayplan.v1 import dispatcher_pb2 as dispatcher
 from bayplan.wire._pb.bayplan.v1.control_pb2_grpc import ControlServicer
+from bayplan.wire.acceptance import accept
 from controller.server import kinds
 from controller.server.auth import CALLER
 from controller.server.intent import find_service
@@ -219,6 +220,7 @@ class Streams(ControlServicer):
     async def Exec(
         self, request_iterator: AsyncIterator[dispatcher.ExecInput], context: Any
     ) -> AsyncIterator[dispatcher.ExecOutput]:
+        await accept(context)
         first = await anext(aiter(request_iterator), None)
         if first is None or first.WhichOneof("input") != "start":
             raise InvalidSpec("an exec begins with what to start")

@@ -16,6 +16,7 @@ from bayplan.oci.registry import Endpoint, RegistryClient, RegistryError
 from bayplan.pki import SERVER_NAME
 from bayplan.wire._pb.bayplan.v1 import dispatcher_pb2 as dispatcher
 from bayplan.wire._pb.bayplan.v1.dispatcher_pb2_grpc import DispatcherStub
+from bayplan.wire.acceptance import accepted
 from tests.e2e.rig import Rig, a_service, eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(180)]
@@ -72,6 +73,7 @@ async def a_session(cluster: Rig, pki: Path) -> dispatcher.ControllerMessage:
     address = f"{cluster.controller}:7443"
     async with aio.secure_channel(address, credentials, CHANNEL_OPTIONS) as channel:
         call = DispatcherStub(channel).Session(timeout=10)
+        await accepted(call)
         hello = dispatcher.AgentHello(protocol=1, version="0", sent_at=1.0)
         await call.write(dispatcher.AgentMessage(hello=hello))
         answer: dispatcher.ControllerMessage = await call.read()

@@ -6,6 +6,7 @@ It speaks the agents' protocol and runs nothing.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from types import TracebackType
 from typing import Any, Self
@@ -18,6 +19,7 @@ from bayplan.model.resources import Resources
 from bayplan.model.task import TaskState, TaskStatus
 from bayplan.wire._pb.bayplan.v1 import dispatcher_pb2 as pb
 from bayplan.wire._pb.bayplan.v1.dispatcher_pb2_grpc import DispatcherStub
+from bayplan.wire.acceptance import accepted
 from bayplan.wire.convert import to_pb
 
 ROOM = Resources(cpu_millis=64_000, memory_bytes=64 << 30, pids=100_000)
@@ -50,8 +52,9 @@ class Host:
         )
         hello = pb.AgentHello(protocol=1, report=to_pb(report), sent_at=time.time())
         self._out.put_nowait(pb.AgentMessage(hello=hello))
-        call = self.stub.Session(self._outgoing())
-        self._tasks = [asyncio.create_task(self._read(call)), asyncio.create_task(self._beat())]
+        call = self.stub.Session()
+        work = (self._read(call), self._write(call), self._beat())
+        self._tasks = [asyncio.create_task(part) for part in work]
         return self
 
     async def __aexit__(
@@ -65,9 +68,11 @@ class Host:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._channel.close()
 
-    async def _outgoing(self) -> Any:
-        while True:
-            yield await self._out.get()
+    async def _write(self, call: Any) -> None:
+        with contextlib.suppress(aio.AioRpcError):  # which the reader sees and keeps
+            await accepted(call)
+            while not call.done():
+                await call.write(await self._out.get())
 
     async def _beat(self) -> None:
         while True:

@@ -17,7 +17,7 @@ from controller.store.base import StoreUnavailable
 from controller.store.etcd import EtcdConfig, EtcdStore
 from controller.store.etcd.client import EtcdClient
 from tests.integration.store.test_store import a_node
-from tests.integration.store.test_tls import a_port
+from tests.integration.store.test_tls import some_ports
 
 
 @dataclass
@@ -32,8 +32,8 @@ class Members:
 
 @pytest.fixture
 def members(tmp_path: Path) -> Iterator[Members]:
-    clients = [f"http://127.0.0.1:{a_port()}" for _ in range(3)]
-    peers = [f"http://127.0.0.1:{a_port()}" for _ in range(3)]
+    urls = [f"http://127.0.0.1:{port}" for port in some_ports(6)]
+    clients, peers = urls[:3], urls[3:]
     cluster = ",".join(f"m{i}={peer}" for i, peer in enumerate(peers))
     processes = []
     with (tmp_path / "log").open("wb") as log:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import socket
 import subprocess
 import time
@@ -22,11 +23,25 @@ from tests.integration.store.test_store import a_node
 PASSWORD = "correct horse"
 
 
+def some_ports(count: int) -> list[int]:
+    """Different ones, below those the kernel gives to connections (ip_local_port_range), so that
+    nobody takes one before the process it is for."""
+    first_ephemeral = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    found: list[int] = []
+    while len(found) < count:
+        port = random.randrange(10_000, first_ephemeral)
+        with socket.socket() as s:
+            try:
+                s.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        if port not in found:
+            found.append(port)
+    return found
+
+
 def a_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port: int = s.getsockname()[1]
-        return port
+    return some_ports(1)[0]
 
 
 @dataclass
@@ -78,7 +93,8 @@ def write_certificates(directory: Path) -> bytes:
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
     ca_key = write_certificates(tmp_path)
-    url, peer = f"https://127.0.0.1:{a_port()}", f"http://127.0.0.1:{a_port()}"
+    mine, theirs = some_ports(2)
+    url, peer = f"https://127.0.0.1:{mine}", f"http://127.0.0.1:{theirs}"
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(
             [

@@ -32,6 +32,7 @@ from bayplan.wire._pb.bayplan.v1.dispatcher_pb2_grpc import (
     DispatcherServicer,
     add_DispatcherServicer_to_server,
 )
+from bayplan.wire.acceptance import accept
 from bayplan.wire.convert import from_pb, to_pb
 from tests.patience import PATIENCE
 
@@ -89,6 +90,7 @@ class Controller(DispatcherServicer):
             await self._server.stop(0)
 
     async def Session(self, request_iterator: Any, context: Any) -> None:
+        await accept(context)
         async for message in request_iterator:
             kind = message.WhichOneof("message")
             if kind == "hello":

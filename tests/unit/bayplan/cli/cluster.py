@@ -32,6 +32,7 @@ from bayplan.wire._pb.bayplan.v1.control_pb2_grpc import (
     ControlServicer,
     add_ControlServicer_to_server,
 )
+from bayplan.wire.acceptance import ACCEPTED
 from bayplan.wire.convert import enum_name, to_pb
 
 NOW = 1_800_000_000.0
@@ -107,6 +108,7 @@ class Fake(ControlServicer):
         yield from self.lines
 
     def Exec(self, requests: Any, context: Any) -> Iterator[Any]:
+        context.send_initial_metadata(ACCEPTED)
         start = next(requests).start
         self.asked["Exec"] = start
         typed = b""
