@@ -36,13 +36,14 @@ def version_key(task: Task) -> Key:
 
 
 def occupies(task: Task, tables: Tables) -> bool:
-    """True while a task holds resources of its node: until its end has been observed."""
+    """True while a task holds resources of its node: until its end has been observed, also where
+    it is to stop and nothing was heard of it yet (its node may have started it by now)."""
     if not task.node:
         return False
     status = tables.status.get((task.namespace, task.name))
     if status is not None and status.value.uid == task.uid:
         return status.value.state not in FINAL
-    return task.desired in _RUNNING
+    return True
 
 
 def host_ports(template: TaskTemplate) -> tuple[HostPort, ...]:
