@@ -45,6 +45,7 @@ HOOKED = b"H"
 FAILED = b"F"
 DEADLINE_S = 30.0
 _MESSAGE_MAX_BYTES = 8192
+_MESSAGE = bytearray(_MESSAGE_MAX_BYTES)
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
@@ -106,6 +107,14 @@ def reported(sock: socket.socket) -> RuntimeFailure | None:
     finally:
         sock.settimeout(DEADLINE_S)
     return None
+
+
+def failure(control: int) -> RuntimeFailure | None:
+    """What is said of a failure on a descriptor that is readable; None at end of file. Reads into
+    memory that is there already, for a process that has little of its own."""
+    count = os.readv(control, [_MESSAGE])
+    message = bytes(memoryview(_MESSAGE)[:count])
+    return _failure(message) if message[:1] == FAILED else None
 
 
 def _receive(sock: socket.socket) -> tuple[bytes, list[int]]:

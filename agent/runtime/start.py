@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
-
 from agent.runtime import channel, hooks
 from agent.runtime.container import Container, ContainerState
 from agent.runtime.failure import RuntimeFailure
@@ -38,5 +35,7 @@ def run_poststart(state: ContainerState) -> None:
 def outcome(control: int) -> RuntimeFailure | None:
     """For who told init to start by itself, once the channel is readable: why it could not. Not
     for a container with hooks to come."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=os.dup(control)) as sock:
-        return channel.reported(sock)
+    try:
+        return channel.failure(control)
+    except ConnectionResetError:  # once, where our START was never read; what was said follows
+        return channel.failure(control)

@@ -15,9 +15,11 @@ follows for each clock's offset, and an empty one.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
@@ -29,7 +31,9 @@ from agent.runtime.spawn import spawn
 from agent.runtime.stdio import Stdio
 from agent.syscalls import descriptors
 
-_ORDER_MAX_BYTES = 256
+# reply, control and Init; three of stdio and the cgroup; one for each type of namespace.
+_DESCRIPTORS_MAX = 3 + 4 + 8
+_ORDER = bytearray(512)
 
 
 class Remote:
@@ -92,9 +96,18 @@ class Order:
 
 def receive(orders: socket.socket) -> Order | None:
     """In a spare: wait for an order; None where none comes any more."""
-    message, fds = descriptors.receive(orders, _ORDER_MAX_BYTES)
-    if not message:
+    # Into little memory that is there already: a large allocation would write all over the heap
+    # that the shim shares with the zygote.
+    count, ancillary, flags, _ = orders.recvmsg_into(
+        [_ORDER], socket.CMSG_SPACE(4 * _DESCRIPTORS_MAX), socket.MSG_CMSG_CLOEXEC
+    )
+    if not count:
         return None
+    fds = array("i")
+    fds.frombytes(ancillary[0][2])
+    if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+        raise OSError(errno.EMSGSIZE, "an order is larger than there are namespaces to join")
+    message = bytes(memoryview(_ORDER)[:count])
     reply = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=fds[0])
     head, *lines = message.split(b"\n")
     numbers = tuple(int(number) for number in head.split())
