@@ -6,7 +6,10 @@ import logging
 import sys
 from typing import Any, TextIO
 
-import structlog
+from bayplan import lean
+
+with lean.without("rich"):
+    import structlog
 
 _SECRET_KEYS = frozenset({"token", "secret", "password", "key_pem", "secrets"})
 

@@ -16,7 +16,10 @@ from types import TracebackType
 from typing import IO, Any, Self
 from urllib.parse import urljoin, urlsplit
 
-import httpx
+from bayplan import lean
+
+with lean.without("rich", "pygments"):  # it has a command line of its own
+    import httpx
 
 from bayplan.model.errors import BayplanError
 from bayplan.oci.manifest import INDEXES, MANIFEST_BYTES_MAX, MANIFESTS, TAGGED_AT, Descriptor
