@@ -38,6 +38,7 @@ from bayplan.client import CHANNEL_OPTIONS, GONE_KEY, LEADER_KEY, Credentials
 from bayplan.model.assignment import Assignment
 from bayplan.model.node import Node, NodeReport
 from bayplan.model.task import TaskStatus
+from bayplan.pace import Pace
 from bayplan.wire._pb.bayplan.v1 import dispatcher_pb2 as pb
 from bayplan.wire._pb.bayplan.v1.dispatcher_pb2_grpc import DispatcherStub
 from bayplan.wire.acceptance import accepted
@@ -322,9 +323,10 @@ class Session:
             await self._callbacks.acknowledged(statuses)
 
     async def _send(self, stream: _Stream) -> None:
+        pace = Pace(COALESCE_S)
         while True:
             await self._outgoing.wait()
-            await asyncio.sleep(COALESCE_S)
+            await pace.turn()
             self._outgoing.clear()
             acks, self._acks = self._acks, []
             for ack in self._merge(stream, acks):

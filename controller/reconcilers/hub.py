@@ -6,7 +6,8 @@ import asyncio
 import itertools
 from collections.abc import Iterable
 
-from controller.reconcilers.loop import CATCH_UP_S, DEBOUNCE_S, Clock, log
+from bayplan.pace import Pace
+from controller.reconcilers.loop import CATCH_UP_S, PACE_S, Clock, log
 from controller.reconcilers.messages import (
     AgentHello,
     AgentMessage,
@@ -112,12 +113,13 @@ class SessionHub:
             self.end_all("the controller that held this session leads no more")
 
     async def _run_statuses(self) -> None:
+        pace = Pace(PACE_S)
         while True:
             self._work.clear()
             batch = self.core.take(self._store.tables, self._clock())
             if batch is None:
                 await self._work.wait()
-                await asyncio.sleep(DEBOUNCE_S)
+                await pace.turn()
                 continue
             try:
                 results = await self._store.commit_each(batch.groups, self._guard)
@@ -131,7 +133,7 @@ class SessionHub:
                 continue
             self._send(self.core.committed(batch, results))
             if len(written) < len(results):
-                await asyncio.sleep(DEBOUNCE_S)
+                await asyncio.sleep(PACE_S)
 
     async def _run_assignments(self) -> None:
         revision = 0
@@ -144,4 +146,4 @@ class SessionHub:
                 continue
             revision = tables.revision
             self._send(self.core.on_tables(tables))
-            await asyncio.sleep(DEBOUNCE_S)
+            await asyncio.sleep(PACE_S)

@@ -10,12 +10,13 @@ from typing import Protocol
 import structlog
 
 from bayplan.model.errors import Conflict
+from bayplan.pace import Pace
 from controller.store.base import Changes, Guard, Store, StoreUnavailable, Tables
 
 log = structlog.get_logger()
 
-DEBOUNCE_S = 0.005
-"""How long a loop lets changes gather once something changed."""
+PACE_S = 0.005
+"""A loop that changes keep busy steps this often: they gather meanwhile."""
 IDLE_MAX_S = 30.0
 CATCH_UP_S = 10.0
 RETRY_MIN_S = 0.05
@@ -60,6 +61,7 @@ async def run(
     `wake`: set by others who know that a step is due."""
     pause_s = RETRY_MIN_S
     behind = False
+    pace = Pace(PACE_S)
     while True:
         try:
             tables = await store.catch_up(CATCH_UP_S) if behind else store.tables
@@ -70,7 +72,7 @@ async def run(
                 pause_s = RETRY_MIN_S
                 continue
             pause_s = RETRY_MIN_S
-            await pause(store, seen, reconciler.next_at, clock, wake)
+            await pause(store, seen, reconciler.next_at, clock, wake, pace)
         except StoreUnavailable as error:
             log.warning("store unavailable", loop=reconciler.name, error=str(error))
             reconciler.reset()
@@ -99,9 +101,10 @@ async def pause(
     next_at: float | None,
     clock: Clock,
     wake: asyncio.Event | None,
-    debounce_s: float = DEBOUNCE_S,
+    pace: Pace,
 ) -> None:
-    """Return once the store is past revision `seen`, `next_at` has come, or `wake` is set."""
+    """Return once the store is past revision `seen`, `next_at` has come, or `wake` is set; for
+    changes at the pace given."""
     timeout_s = IDLE_MAX_S if next_at is None else max(0.0, min(next_at - clock(), IDLE_MAX_S))
     waiters: list[asyncio.Task[object]] = [asyncio.ensure_future(store.wait_changed(seen))]
     if wake is not None:
@@ -118,4 +121,4 @@ async def pause(
     if wake is not None:
         wake.clear()
     if done:
-        await asyncio.sleep(debounce_s)
+        await pace.turn()

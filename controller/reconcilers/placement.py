@@ -10,13 +10,14 @@ from dataclasses import dataclass, replace
 from bayplan.model.event import Severity
 from bayplan.model.service import MountKind, PlacementPolicy, ServiceSpec, Sticky, TaskTemplate
 from bayplan.model.task import Task
+from bayplan.pace import Pace
 from controller.orchestrator import Note, Observed, avoid_nodes
 from controller.orchestrator.naming import version_key
 from controller.orchestrator.situation import started
 from controller.reconcilers.claims import Claims
 from controller.reconcilers.events import fold
 from controller.reconcilers.index import Index
-from controller.reconcilers.loop import CATCH_UP_S, Clock, commit, log, pause
+from controller.reconcilers.loop import CATCH_UP_S, PACE_S, Clock, commit, log, pause
 from controller.scheduler import (
     ClusterIndex,
     ClusterView,
@@ -301,6 +302,7 @@ async def run(placement: Placement, store: Store, guard: Guard, clock: Clock) ->
     """Until Deposed (raised) or cancelled. After a write of unknown outcome nothing is placed
     before it is known: what it placed takes room."""
     behind = False
+    pace = Pace(PACE_S)
     while True:
         try:
             tables = await store.catch_up(CATCH_UP_S) if behind else store.tables
@@ -311,7 +313,7 @@ async def run(placement: Placement, store: Store, guard: Guard, clock: Clock) ->
                 written = await commit(store, placement.apply(request, made, clock()), guard)
                 if written or len(request.pending) == PLAN_MAX:
                     continue
-            await pause(store, tables.revision, placement.next_at, clock, None)
+            await pause(store, tables.revision, placement.next_at, clock, None, pace)
         except StoreUnavailable as error:
             log.warning("store unavailable", loop=placement.name, error=str(error))
             placement.reset()

@@ -23,7 +23,7 @@ from controller.store.base import Store, Tables
 
 PROTOCOL: Final = 1
 """Highest version of the operators' protocol this controller speaks."""
-WATCH_S: Final = 0.02
+WATCH_S: Final = 0.005
 """A watched view is sent at most this often."""
 WATCH_SHARE: Final = 4.0
 """A watch rests this many times as long as its last view took to make."""
