@@ -37,7 +37,7 @@ from bayplan import pki
 from bayplan.client import CHANNEL_OPTIONS, GONE_KEY, LEADER_KEY, Credentials
 from bayplan.model.assignment import Assignment
 from bayplan.model.node import Node, NodeReport
-from bayplan.model.task import TaskStatus
+from bayplan.model.task import TaskState, TaskStatus
 from bayplan.pace import Pace
 from bayplan.wire._pb.bayplan.v1 import dispatcher_pb2 as pb
 from bayplan.wire._pb.bayplan.v1.dispatcher_pb2_grpc import DispatcherStub
@@ -49,12 +49,15 @@ FEATURES: Final = ("logs", "exec")
 GOODBYE_DEADLINE_S: Final = 5.0
 HANDSHAKE_DEADLINE_S: Final = 8.0
 """Longer than a follower keeps a call that waits for a new leader."""
+ON_ITS_WAY: Final = frozenset({TaskState.ASSIGNED, TaskState.PREPARING, TaskState.STARTING})
 RETRY_MIN_S: Final = 0.2
 RETRY_MAX_S: Final = 5.0
 REFUSED_RETRY_S: Final = 10.0
 REDIRECTS_MAX: Final = 10
 SILENT_HEARTBEATS_MAX: Final = 4
 COALESCE_S: Final = 0.005
+LINGER_S: Final = 0.05
+"""How long a status waits for company that nobody decides anything by: a task on its way up."""
 BATCH_MAX: Final = 500
 BACK_WITHIN_S: Final = 60.0
 REPORT_INTERVAL_S: Final = 30.0
@@ -129,6 +132,7 @@ class Session:
         self._dirty: dict[str, TaskStatus] = {}
         self._acks: list[tuple[int, tuple[str, ...]]] = []
         self._outgoing = asyncio.Event()
+        self._lingering: asyncio.TimerHandle | None = None
         self._local_sequence = 0
         self._failures = 0
         self._gone: set[str] = set()  # controllers that did not answer when last tried
@@ -148,6 +152,13 @@ class Session:
     def offer(self, status: TaskStatus) -> None:
         """A status that changed; only the newest of each task is sent."""
         self._dirty[status.uid] = status
+        if status.state not in ON_ITS_WAY:
+            self._outgoing.set()
+        elif self._lingering is None:
+            self._lingering = asyncio.get_running_loop().call_later(LINGER_S, self._lingered)
+
+    def _lingered(self) -> None:
+        self._lingering = None
         self._outgoing.set()
 
     def forget(self, uid: str) -> None:

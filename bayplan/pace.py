@@ -13,6 +13,10 @@ class Pace:
         self._interval_s = interval_s
         self._next_at = 0.0
 
+    def rest(self, pause_s: float) -> None:
+        """The next turn is not due before `pause_s` from now: others have work, too."""
+        self._next_at = max(self._next_at, asyncio.get_running_loop().time() + pause_s)
+
     async def turn(self) -> None:
         """Returns when the next turn is due, and takes it."""
         loop = asyncio.get_running_loop()

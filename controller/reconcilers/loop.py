@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -17,6 +18,9 @@ log = structlog.get_logger()
 
 PACE_S = 0.005
 """A loop that changes keep busy steps this often: they gather meanwhile."""
+REST_SHARE = 2.0
+"""And rests this many times as long as its last step took: a service of thousands is looked at as a
+whole for each change of one of its tasks."""
 IDLE_MAX_S = 30.0
 CATCH_UP_S = 10.0
 RETRY_MIN_S = 0.05
@@ -67,7 +71,9 @@ async def run(
             tables = await store.catch_up(CATCH_UP_S) if behind else store.tables
             behind = False
             seen = tables.revision
+            began = time.monotonic()
             step = reconciler.step(tables, clock())
+            pace.rest(REST_SHARE * (time.monotonic() - began))
             if await commit(store, step.groups, guard):
                 pause_s = RETRY_MIN_S
                 continue

@@ -35,3 +35,15 @@ async def test_after_a_rest_a_turn_is_at_once_again() -> None:
     assert loop.time() - began < INTERVAL_S / 2
     await pace.turn()
     assert loop.time() - began + RESOLUTION_S >= INTERVAL_S
+
+
+async def test_a_turn_that_cost_much_is_followed_by_a_rest() -> None:
+    """Longer than the interval, where that was asked for; a shorter one changes nothing."""
+    loop = asyncio.get_running_loop()
+    pace = Pace(INTERVAL_S)
+    await pace.turn()
+    began = loop.time()
+    pace.rest(3 * INTERVAL_S)
+    pace.rest(INTERVAL_S)
+    await pace.turn()
+    assert loop.time() - began + RESOLUTION_S >= 3 * INTERVAL_S
