@@ -26,12 +26,21 @@ $(VENV)/dev.stamp: requirements-dev.txt $(VENV)/run.stamp
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
 	touch $@
 
+# OR-tools needs an older protobuf than ours, and so an environment of its own.
+ORACLE := $(VENV)-oracle
+$(ORACLE)/stamp: requirements-oracle.txt
+	test -x $(ORACLE)/bin/python || $(PYTHON) -m venv $(ORACLE)
+	$(ORACLE)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-oracle.txt
+	touch $@
+
 .PHONY: lock
 lock: $(VENV)/dev.stamp ## resolve the dependencies anew and pin them by hash
 	$(BIN)/uv pip compile -q --upgrade --generate-hashes --no-emit-index-url --python-version 3.11 \
 	  pyproject.toml --extra install -o requirements.txt
 	$(BIN)/uv pip compile -q --upgrade --generate-hashes --no-emit-index-url --python-version 3.11 \
 	  pyproject.toml --extra install --extra dev -c requirements.txt -o requirements-dev.txt
+	$(BIN)/uv pip compile -q --upgrade --generate-hashes --no-emit-index-url --python-version 3.11 \
+	  requirements-oracle.in -o requirements-oracle.txt
 
 # --- running --------------------------------------------------------------------------------
 
@@ -62,7 +71,7 @@ FORKING := tests/host/runtime tests/host/shim tests/host/images
 
 .PHONY: test
 test: check ## everything that is to pass before a change lands (root, under 15 minutes)
-	$(BIN)/python -m pytest -q -n 2 tests/unit tests/golden tests/simulation
+	$(BIN)/python -m pytest -q -n 2 tests/unit tests/golden tests/oracle tests/simulation
 	$(BIN)/python -m pytest -q -m "not soak" $(FORKING)
 	$(BIN)/python -m pytest -q -m "not soak" $(FORKING:%=--ignore=%) tests/integration tests/host tests/e2e
 
@@ -70,6 +79,20 @@ test: check ## everything that is to pass before a change lands (root, under 15 
 test-vm: $(VENV)/dev.stamp ## the same on systemd and cgroup v2, in a guest that is thrown away (root)
 	$(BIN)/python -m tests.vm.guest --timeout 3000 \
 	  BAYPLAN_TEST_PATIENCE=10 python3 -m pytest -q --color=no tests/host/runtime tests/host/shim tests/vm/inside
+
+.PHONY: test-oracle
+test-oracle: .state/optima.json ## have CP-SAT confirm the optima that `pack` is held against
+	$(BIN)/python -m tests.oracle check < $<
+
+.PHONY: optima
+optima: .state/optima.json ## find them anew, after a change of the instances
+	$(BIN)/python -m tests.oracle record < $<
+
+.PHONY: .state/optima.json
+.state/optima.json: $(VENV)/dev.stamp $(ORACLE)/stamp
+	@mkdir -p .state
+	$(BIN)/python -m tests.oracle ask > .state/instances.json
+	$(ORACLE)/bin/python -m tests.oracle.bins < .state/instances.json > $@
 
 .PHONY: soak
 soak: $(VENV)/dev.stamp ## what takes longer: thousands of start/stop cycles and seeds
