@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import traceback
 from collections.abc import Sequence
 
-from agent.runtime.cli import arguments, control, inspect, launch
+from agent.runtime.cli import arguments
 from agent.runtime.cli.log import Log
 from agent.runtime.failure import RuntimeFailure
+from agent.runtime.state import OCI_VERSION
 
 _FAILED = 1
+# Loaded when it is needed: most calls only look or signal, and need not wait for the rest.
 _VERBS = {
-    "create": launch.create_, "run": launch.run, "start": launch.start_, "exec": launch.exec_,
-    "state": inspect.state_, "list": inspect.list_, "ps": inspect.ps, "events": inspect.events,
-    "spec": inspect.spec, "features": inspect.features, "kill": control.kill_,
-    "delete": control.delete, "pause": control.pause_, "resume": control.resume,
-    "update": control.update_,
+    "create": "launch.create_", "run": "launch.run", "exec": "launch.exec_",
+    "start": "control.start_", "kill": "control.kill_", "delete": "control.delete",
+    "pause": "control.pause_", "resume": "control.resume", "update": "control.update_",
+    "state": "inspect.state_", "list": "inspect.list_", "events": "inspect.events",
+    "ps": "ps.ps", "spec": "document.spec", "features": "document.features",
 }  # fmt: skip
 
 
@@ -26,7 +29,7 @@ def main(given: Sequence[str] | None = None) -> int:
     signal that ended it), else 0; 1 where a verb failed."""
     options = arguments.parser().parse_args(given)
     if options.version:
-        sys.stdout.write(f"bayplan-runtime {inspect.VERSION}\nspec: {inspect.VERSION}\n")
+        sys.stdout.write(f"bayplan-runtime {OCI_VERSION}\nspec: {OCI_VERSION}\n")
         return 0
     log = Log(path=options.log, form=options.log_format)
     if options.verb is None:
@@ -40,7 +43,9 @@ def main(given: Sequence[str] | None = None) -> int:
             )
         if options.rootless == "true" or os.geteuid():
             raise RuntimeFailure("this runtime needs root")
-        return _VERBS[options.verb](options, log)
+        module, _, name = _VERBS[options.verb].partition(".")
+        verb = getattr(importlib.import_module(f"agent.runtime.cli.{module}"), name)
+        return int(verb(options, log))
     except (RuntimeFailure, OSError) as failure:
         if options.debug:
             traceback.print_exc()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -10,8 +11,11 @@ from pathlib import Path
 
 from agent.runtime import parse
 from agent.runtime.cgroups import Cgroup, Kind
+from agent.runtime.failure import RuntimeFailure
 from agent.runtime.fields import Field
 from agent.runtime.spec import Hook, Hooks
+
+_UID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,127}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +117,12 @@ class Container:
             if fd is not None and fd >= 0:
                 os.close(fd)
         self.pidfd, self.pty_master = -1, None
+
+
+def check_uid(uid: str) -> None:
+    """RuntimeFailure where it is not a container id."""
+    if not _UID.fullmatch(uid):
+        raise RuntimeFailure(f'"{uid}" is not a container id: letters, digits and _.+- only')
 
 
 def start_ticks(pid: int) -> int:

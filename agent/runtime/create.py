@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import resource
 import socket
 import stat
@@ -16,7 +15,7 @@ from agent.runtime import cgroups, channel, hooks, idmaps, labels, options, root
 from agent.runtime.bundle import Bundle
 from agent.runtime.cgroups import Cgroup
 from agent.runtime.cgroups.hierarchy import UNIFIED, remove
-from agent.runtime.container import Container, ContainerState, start_ticks
+from agent.runtime.container import Container, ContainerState, check_uid, start_ticks
 from agent.runtime.failure import RuntimeFailure
 from agent.runtime.init import Init
 from agent.runtime.preloaded import Preloaded
@@ -27,7 +26,6 @@ from agent.runtime.state import document
 from agent.runtime.stdio import Stdio
 from agent.syscalls import credentials, namespaces
 
-_UID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,127}")
 _INFINITY = 2**63
 
 
@@ -64,7 +62,6 @@ def create(
     check_uid(uid)
     config = bundle.config
     labels.check(config.process)
-    labels.check_mounts(config)
     wanted = [(mount, options.parse(mount)) for mount in config.mounts]
     program = preloaded.program(config.linux.seccomp)
     program_flags = seccomp.flags(config.linux.seccomp) if config.linux.seccomp else 0
@@ -101,12 +98,6 @@ def create(
         state=state, pidfd=pidfd, control=ours, pty_master=master, warnings=tuple(warnings),
         has_start_hooks=bool(config.hooks.start_container),
     )  # fmt: skip
-
-
-def check_uid(uid: str) -> None:
-    """RuntimeFailure where it is not a container id."""
-    if not _UID.fullmatch(uid):
-        raise RuntimeFailure(f'"{uid}" is not a container id: letters, digits and _.+- only')
 
 
 def _new_cgroup(

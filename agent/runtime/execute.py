@@ -139,11 +139,16 @@ def execute(process: Process, env: Mapping[bytes, bytes], preserve: Sequence[int
     for fd in preserve:
         os.set_inheritable(fd, True)
     command = process.args[0]
-    path = find(command, env.get(b"PATH", _DEFAULT_PATH.encode()))
+    path = find(command, search_path(env))
     try:
         os.execve(path, [os.fsencode(a) for a in process.args], env)
     except OSError as error:
         raise RuntimeFailure(_reason(command, path, error), "process.args[0]") from error
+
+
+def search_path(env: Mapping[bytes, bytes]) -> bytes:
+    """Where a command without a slash is looked for."""
+    return env.get(b"PATH", _DEFAULT_PATH.encode())
 
 
 def find(command: str, search: bytes) -> bytes:
@@ -151,6 +156,9 @@ def find(command: str, search: bytes) -> bytes:
     if "/" in command:
         if not os.path.exists(command):
             raise RuntimeFailure(f'command "{command}" not found in the image', "process.args[0]")
+        if os.path.isdir(command) or not os.access(command, os.X_OK, effective_ids=True):
+            what = "is a directory" if os.path.isdir(command) else "is not executable"
+            raise RuntimeFailure(f'command "{command}" {what}', "process.args[0]")
         return os.fsencode(command)
     present = False
     for directory in search.split(b":"):

@@ -42,7 +42,7 @@ def _new(mount: Mount, words: Options) -> int:
     if mount.source:
         own.insert(0, (b"source", os.fsencode(mount.source)))
     try:
-        fd = mounts.new_filesystem(mount.kind.encode(), own, attributes=words.set_ & ~words.clear)
+        fd = mounts.new_filesystem(mount.kind.encode(), own, attributes=words.set_)
     except PermissionError:
         # The kernel lets a user namespace mount sysfs only with a network namespace of its own.
         if mount.kind != "sysfs":

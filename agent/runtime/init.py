@@ -96,12 +96,10 @@ class Init:
         made = self._isolate()
         received = channel.expect(self.control, channel.ROOT)
         if self.joined_mounts:
-            slave = self._enter_joined()
+            self._enter_joined()
         else:
-            slave = self._enter(received[0], made, received[1:])
+            self._enter(received[0], made, received[1:])
         self._wait_for_start()
-        if slave is not None:
-            terminal.adopt(slave)
         self.step = "setting user and capabilities"
         process = self.config.process
         execute.become(process, self.program, self.program_flags, self.last_capability, self.proc)
@@ -116,6 +114,11 @@ class Init:
             return
         self.control.close()
         self.control = channel.held(self.hold)
+
+    def _look_for_command(self) -> None:
+        """Engines expect `create` to say that there is no such command, not `start`."""
+        process = self.config.process
+        execute.find(process.args[0], execute.search_path(execute.environment(process)))
 
     def _run_hooks(self, wanted: Sequence[Hook], status: str) -> None:
         """Hooks in our own namespaces, where our pid is another (runtime.md, "State")."""
@@ -162,8 +165,8 @@ class Init:
         os.umask(0)
         return filesystems.prepare(self.mounts)
 
-    def _enter(self, root: int, made: dict[int, int], binds: Sequence[int]) -> int | None:
-        """Attach everything to the root, make it "/", say READY. The terminal's slave, if any."""
+    def _enter(self, root: int, made: dict[int, int], binds: Sequence[int]) -> None:
+        """Attach everything to the root, make it "/", say READY."""
         config, linux = self.config, self.config.linux
         self.step = "attaching the root file system"
         at = os.open("/", os.O_PATH | os.O_CLOEXEC)
@@ -191,9 +194,9 @@ class Init:
             mounts.mount_setattr(root, set_=mounts.ATTR_RDONLY)
         self._pause_for_hooks()
         self._pivot(root)
-        return self._tell_ready(master, slave)
+        self._tell_ready(master, slave)
 
-    def _enter_joined(self) -> int | None:
+    def _enter_joined(self) -> None:
         """Into a mount namespace that others are in already: nothing in it is changed."""
         self.step = "entering the mount namespace"
         self._admitted()
@@ -206,7 +209,7 @@ class Init:
             root = os.open("/", os.O_PATH | os.O_CLOEXEC)
             master, slave = terminal.open_pair(root, self.config.process)
             os.close(root)
-        return self._tell_ready(master, slave)
+        self._tell_ready(master, slave)
 
     def _pause_for_hooks(self) -> None:
         if not self.pauses_for_hooks:
@@ -215,11 +218,15 @@ class Init:
         channel.expect(self.control, channel.HOOKED)
         self._run_hooks(self.config.hooks.create_container, "creating")
 
-    def _tell_ready(self, master: int | None, slave: int | None) -> int | None:
+    def _tell_ready(self, master: int | None, slave: int | None) -> None:
+        """Held, we have no descriptor of the caller's but those the container is to have."""
+        if self.hold is not None:
+            self._look_for_command()
+        if slave is not None:
+            terminal.adopt(slave)
         channel.tell(self.control, channel.READY, [] if master is None else [master])
         if master is not None:
             os.close(master)
-        return slave
 
     def _admitted(self) -> None:
         """Wait until the caller has moved us to our cgroups, and make them our root."""

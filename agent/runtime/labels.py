@@ -6,7 +6,7 @@ import os
 
 from agent.runtime import procfs
 from agent.runtime.failure import RuntimeFailure, reason
-from agent.runtime.spec import Config, Process
+from agent.runtime.spec import Process
 
 _APPARMOR = "/sys/module/apparmor/parameters/enabled"
 _SELINUX = "/sys/fs/selinux/enforce"
@@ -33,12 +33,6 @@ def check(process: Process) -> None:
         raise RuntimeFailure("this host has no AppArmor", "process.apparmorProfile")
     if process.selinux_label and not selinux():
         raise RuntimeFailure("this host has no SELinux", "process.selinuxLabel")
-
-
-def check_mounts(config: Config) -> None:
-    """Likewise for the label of what is mounted."""
-    if config.linux.mount_label and not selinux():
-        raise RuntimeFailure("this host has no SELinux", "linux.mountLabel")
 
 
 def wanted(process: Process) -> bool:

@@ -30,7 +30,7 @@ HOOKS = {
 # personality(2)
 _PERSONALITIES = {"LINUX": 0x0000, "LINUX32": 0x0008}
 _CLOCKS = ("monotonic", "boottime")
-_REFUSED = ("linux.intelRdt", "solaris", "windows", "vm", "zos")
+_REFUSED = ("linux.intelRdt", "linux.mountLabel", "solaris", "windows", "vm", "zos")
 _SYSCTL_PART = re.compile(r"[A-Za-z0-9_:-][A-Za-z0-9_.:@-]*")
 
 
@@ -192,7 +192,6 @@ def _linux(field: Field) -> Linux:
         readonly_paths=tuple(p.absolute_path() for p in field.get("readonlyPaths").items()),
         personality=_personality(field.get("personality")),
         time_offsets=_time_offsets(field.get("timeOffsets")),
-        mount_label=field.get("mountLabel").text(),
     )  # fmt: skip
 
 

@@ -241,7 +241,6 @@ class Linux:
     readonly_paths: tuple[str, ...] = ()
     personality: int | None = None
     time_offsets: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    mount_label: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,6 @@ import contextlib
 import fcntl
 import json
 import os
-import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -25,8 +24,7 @@ from typing import cast
 
 from agent.runtime import bundle, channel, parse
 from agent.runtime import state as states
-from agent.runtime.container import ContainerState
-from agent.runtime.create import check_uid
+from agent.runtime.container import ContainerState, check_uid
 from agent.runtime.failure import RuntimeFailure
 from agent.runtime.spec import Config
 
@@ -119,7 +117,9 @@ class Entry:
     def remove(self) -> None:
         """Without its state first: a directory that a killed `delete` leaves is unfinished."""
         (self.path / _STATE).unlink(missing_ok=True)
-        shutil.rmtree(self.path)
+        for name in os.listdir(self.path):
+            (self.path / name).unlink()
+        self.path.rmdir()
 
     def _write(self, name: str, document: object) -> None:
         new = self.path / f"{name}.new"

@@ -1,4 +1,4 @@
-"""kill, delete, pause, resume, update: what changes a container that is there."""
+"""start, kill, delete, pause, resume, update: what changes a container that is there."""
 
 from __future__ import annotations
 
@@ -13,17 +13,32 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from agent.runtime import bundle, cgroups, kill, pause, update
+from agent.runtime import bundle, cgroups, kill, pause, start, update
 from agent.runtime import delete as deletion
 from agent.runtime.cli import containers
 from agent.runtime.cli.arguments import UPDATES
 from agent.runtime.cli.containers import Entry
 from agent.runtime.cli.log import Log
+from agent.runtime.container import Container
 from agent.runtime.failure import RuntimeFailure
 from agent.runtime.fields import Field
 
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _SIZE = re.compile(r"(-?[0-9]+)([bkmgt]?)(?:i?b)?", re.IGNORECASE)
+
+
+def start_(options: argparse.Namespace, log: Log) -> int:
+    """start: by the socket init waits on."""
+    with containers.locked(options.root, options.id) as entry:
+        state = entry.state()
+        if not entry.held():
+            raise RuntimeFailure(
+                f"container {entry.uid} is {entry.status(state)}, not created; it cannot be started"
+            )
+        waits = bool(entry.config().hooks.start_container)
+        held = Container(state=state, pidfd=-1, control=entry.connect(), has_start_hooks=waits)
+        start.start(held)
+    return 0
 
 
 def kill_(options: argparse.Namespace, log: Log) -> int:

@@ -1,4 +1,4 @@
-"""create, run, start, exec: what brings processes into being."""
+"""create, run, exec: what brings processes into being."""
 
 from __future__ import annotations
 
@@ -72,20 +72,6 @@ def run(options: argparse.Namespace, log: Log) -> int:
                 entry.remove()
     container.close()
     return status
-
-
-def start_(options: argparse.Namespace, log: Log) -> int:
-    """start: by the socket init waits on."""
-    with containers.locked(options.root, options.id) as entry:
-        state = entry.state()
-        if not entry.held():
-            raise RuntimeFailure(
-                f"container {entry.uid} is {entry.status(state)}, not created; it cannot be started"
-            )
-        waits = bool(entry.config().hooks.start_container)
-        held = Container(state=state, pidfd=-1, control=entry.connect(), has_start_hooks=waits)
-        start.start(held)
-    return 0
 
 
 def exec_(options: argparse.Namespace, log: Log) -> int:
