@@ -25,7 +25,6 @@ RUNC_DIFFERS = {
     "test_joined_mount_namespace": "runc makes its root in the joined namespace and cannot pivot",
     "test_time_namespace": "runc 1.1 knows no time namespaces and refuses them",
     "test_device_in_the_way": "runc takes whatever file is there for the device",
-    "test_rootfs_propagation": "runc takes a word that is none for the default",
     "test_personality": _LATER,
     "test_idmapped_mount": _LATER,
     "test_cpu_burst": _LATER,

@@ -253,7 +253,8 @@ def test_seccomp_unknown(runtime: Runtime) -> None:
 @clause("config-linux.md, Rootfs Mount Propagation", "the root has the propagation")
 def test_rootfs_propagation(runtime: Runtime) -> None:
     """Shared roots are in a peer group."""
-    lines = runtime.sh("grep ' / / ' /proc/self/mountinfo", linux(rootfsPropagation="private"))
+    script = "grep -E '^[^ ]+ [^ ]+ [^ ]+ [^ ]+ / ' /proc/self/mountinfo"
+    lines = runtime.sh(script, linux(rootfsPropagation="private"))
     assert "shared:" not in lines[0]
     runtime.refuses(linux(rootfsPropagation="sideways"))
 
