@@ -37,6 +37,7 @@ from agent.volumes import Volumes
 from bayplan.https import HttpsServer, client_context, server_context
 from bayplan.model.assignment import Assignment
 from bayplan.model.errors import Unavailable
+from bayplan.model.event import Event, Severity
 from bayplan.model.node import Node, NodeCondition, NodeReport
 from bayplan.model.task import FINAL, TaskStatus
 from bayplan.oci.registry import CONNECT_S, SEVERAL_CONNECT_S, Endpoint
@@ -128,6 +129,7 @@ class Agent:
             Listener(
                 status=self._status_changed,
                 acknowledge=self._acknowledge,
+                tell=self._tell,
                 forget=lambda uid: None,
             ),
             self._clock.now,
@@ -227,6 +229,7 @@ class Agent:
     def _zygote_died(self, code: int) -> None:
         self._zygote_restarts += 1
         _log.error("the zygote ended and is started again", exit_code=code)
+        self._tell_of_host("ZygoteRestarted", f"it ended with code {code}; containers run on")
 
     # -- network -----------------------------------------------------------------------------
 
@@ -286,6 +289,28 @@ class Agent:
         log.info("task", state=status.state.value, reason=status.reason, message=status.message)
         if self._session is not None:
             self._session.offer(status)
+
+    def _tell(self, event: Event) -> None:
+        if self._session is not None:
+            self._session.tell(event)
+
+    def _tell_of_host(self, reason: str, message: str, *, bad: bool = True) -> None:
+        now = self._clock.now()
+        severity = Severity.WARNING if bad else Severity.INFO
+        self._tell(
+            Event(
+                namespace="",
+                id="",
+                kind="node",
+                name=self._name,
+                reason=reason,
+                message=message,
+                severity=severity,
+                node=self._name,
+                first_at=now,
+                last_at=now,
+            )
+        )
 
     def _acknowledge(self, sequence: int, withdrawn_uids: tuple[str, ...]) -> None:
         if self._session is not None:
@@ -382,6 +407,8 @@ class Agent:
                 freed = await self._images.collect(self._core.images_in_use())
                 if freed:
                     _log.info("images dropped", freed_bytes=freed)
+                    message = f"{freed >> 20} MiB freed: the disk was nearly full"
+                    self._tell_of_host("ImagesDropped", message, bad=False)
 
     async def _serve_metrics(self) -> HttpsServer:
         identity = self._identity

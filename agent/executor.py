@@ -29,6 +29,7 @@ from agent.shims import ShimError, Shims
 from agent.volumes import VolumeError, Volumes
 from bayplan.model.assignment import Assignment
 from bayplan.model.errors import BayplanError
+from bayplan.model.event import Event
 from bayplan.model.service import MountKind, UserNamespace
 from bayplan.model.task import TaskStatus
 
@@ -61,6 +62,7 @@ class Listener:
 
     status: Callable[[TaskStatus], None]
     acknowledge: Callable[[int, tuple[str, ...]], None]
+    tell: Callable[[Event], None]
     forget: Callable[[str], None]
 
 
@@ -190,6 +192,8 @@ class Executor:
                 self._forgotten.append(uid)
                 self._write_soon()
                 self._listener.forget(uid)
+            case do.Tell(event=happened):
+                self._listener.tell(happened)
             case do.Acknowledge():
                 self._listener.acknowledge(command.sequence, command.withdrawn_uids)
             case _:
@@ -264,7 +268,12 @@ class Executor:
             event = on.StepFailed(uid=uid, step=Step.IMAGE, message=str(error))
         else:
             self._images[uid] = image
-            event = on.ImageReady(uid=uid, stop_signal=image.config.stop_signal)
+            event = on.ImageReady(
+                uid=uid,
+                stop_signal=image.config.stop_signal,
+                fetched_bytes=image.fetched_bytes,
+                fetch_s=image.fetch_s,
+            )
         self._pulls.pop(uid, None)
         self.submit(event)
 

@@ -32,10 +32,12 @@ import grpc
 import structlog
 from grpc import aio
 
+from agent.core.happenings import Happenings
 from agent.identity import Identity, IdentityStore
 from bayplan import pki
 from bayplan.client import CHANNEL_OPTIONS, GONE_KEY, LEADER_KEY, Credentials
 from bayplan.model.assignment import Assignment
+from bayplan.model.event import Event
 from bayplan.model.node import Node, NodeReport
 from bayplan.model.task import TaskState, TaskStatus
 from bayplan.pace import Pace
@@ -56,6 +58,8 @@ REFUSED_RETRY_S: Final = 10.0
 REDIRECTS_MAX: Final = 10
 SILENT_HEARTBEATS_MAX: Final = 4
 COALESCE_S: Final = 0.005
+TELL_S: Final = 0.5
+"""How long events gather, and fold, before they are sent."""
 LINGER_S: Final = 0.05
 """How long a status waits for company that nobody decides anything by: a task on its way up."""
 BATCH_MAX: Final = 500
@@ -133,6 +137,8 @@ class Session:
         self._acks: list[tuple[int, tuple[str, ...]]] = []
         self._outgoing = asyncio.Event()
         self._lingering: asyncio.TimerHandle | None = None
+        self._happenings = Happenings()
+        self._telling: asyncio.TimerHandle | None = None
         self._local_sequence = 0
         self._failures = 0
         self._gone: set[str] = set()  # controllers that did not answer when last tried
@@ -159,6 +165,17 @@ class Session:
 
     def _lingered(self) -> None:
         self._lingering = None
+        self._outgoing.set()
+
+    def tell(self, event: Event) -> None:
+        """Something people should find later. Kept while there is no session; what is on its way
+        when a session breaks is lost."""
+        self._happenings.note(event)
+        if self._telling is None:
+            self._telling = asyncio.get_running_loop().call_later(TELL_S, self._tell)
+
+    def _tell(self) -> None:
+        self._telling = None
         self._outgoing.set()
 
     def forget(self, uid: str) -> None:
@@ -335,6 +352,8 @@ class Session:
 
     async def _send(self, stream: _Stream) -> None:
         pace = Pace(COALESCE_S)
+        if self._happenings:
+            self._outgoing.set()  # from before this session
         while True:
             await self._outgoing.wait()
             await pace.turn()
@@ -352,6 +371,9 @@ class Session:
                     sequence=stream.sequence, statuses=[to_pb(s) for s in batch]
                 )
                 await stream.write(pb.AgentMessage(statuses=message))
+            if self._happenings and self._telling is None:
+                events = pb.EventBatch(events=[to_pb(e) for e in self._happenings.take()])
+                await stream.write(pb.AgentMessage(events=events))
 
     @staticmethod
     def _merge(

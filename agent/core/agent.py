@@ -131,8 +131,8 @@ class AgentCore:
             return
         self._touched[event.uid] = None
         match event:
-            case on.ImageReady(stop_signal=stop_signal):
-                machine.image_ready(stop_signal, now)
+            case on.ImageReady():
+                machine.image_ready(event, now)
             case on.VolumesReady():
                 machine.volumes_ready(now)
             case on.Created(incarnation=incarnation, pid=pid):
@@ -314,15 +314,15 @@ class AgentCore:
             if machine.awaits_rules:
                 self._touched[uid] = None
                 machine.published(now)
-        self._note_refused({(r.port, r.protocol): r.message for r in event.refused})
+        self._note_refused({(r.port, r.protocol): r.message for r in event.refused}, now)
 
-    def _note_refused(self, refused: dict[tuple[int, Protocol], str]) -> None:
+    def _note_refused(self, refused: dict[tuple[int, Protocol], str], now: float) -> None:
         if refused == self._refused:
             return
         self._refused = refused
         for uid, machine in self._machines.items():
             found = [refused[p] for p in _host_ports(machine.assignment) if p in refused]
-            machine.note_port(found[0] if found and machine.takes_traffic else "")
+            machine.note_port(found[0] if found and machine.takes_traffic else "", now)
             self._touched[uid] = None
 
     def _publish_failed(self, version: int, now: float) -> None:

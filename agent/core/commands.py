@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bayplan.model.assignment import Assignment
+from bayplan.model.event import Event
 from bayplan.model.service import HealthCheck, Protocol
 from bayplan.model.task import TaskStatus
 
@@ -146,6 +147,13 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Tell:
+    """To the controller, for people to find: what happened, and why."""
+
+    event: Event
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Forget:
     """Nothing of the task is left, and the controller does not want to know of it."""
 
@@ -163,4 +171,6 @@ StepCommand = (
     | DetachNetwork
     | RemoveRemains
 )
-Command = EnsureImage | Probe | Publish | Persist | Acknowledge | Report | Forget | StepCommand
+Command = (
+    EnsureImage | Probe | Publish | Persist | Acknowledge | Report | Tell | Forget | StepCommand
+)

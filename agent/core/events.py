@@ -79,10 +79,13 @@ class Persisted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageReady:
-    """`stop_signal` is the image's own; empty where it names none."""
+    """`stop_signal` is the image's own; empty where it names none. `fetched_bytes` came from a
+    registry for it, in `fetch_s` seconds; 0: it was here."""
 
     uid: str
     stop_signal: str = ""
+    fetched_bytes: int = 0
+    fetch_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,9 +26,10 @@ from agent.config import Ceilings, Timing
 from agent.core import commands as do
 from agent.core import health as checks
 from agent.core.ceilings import refusal
-from agent.core.events import Container, ContainerState, Exited, Step
+from agent.core.events import Container, ContainerState, Exited, ImageReady, Step
 from agent.core.restart import Backoff, after_run, exhausted, next_delay_s, wants_restart
 from bayplan.model.assignment import Assignment
+from bayplan.model.event import Event, Severity
 from bayplan.model.service import NetworkMode
 from bayplan.model.task import (
     FINAL,
@@ -240,10 +241,11 @@ class TaskMachine:
         if self.phase is Phase.NEW:
             self._reject(now, message, reason=reason)
 
-    def note_port(self, message: str) -> None:
+    def note_port(self, message: str, now: float) -> None:
         """Say that a published port of the task leads nowhere on this host; empty: it does."""
         if message:
             self._set(reason="port", message=message)
+            self._tell(now, "PortRefused", message)
         elif self.status.reason == "port" and not self.finished:
             self._set(reason="", message="")
 
@@ -318,11 +320,15 @@ class TaskMachine:
 
     # -- results ----------------------------------------------------------------------------
 
-    def image_ready(self, stop_signal: str, now: float) -> None:
+    def image_ready(self, event: ImageReady, now: float) -> None:
         """The image is on this host."""
         if self.phase is Phase.PULL:
+            if event.fetched_bytes:
+                size = f"{event.fetched_bytes / (1 << 20):.1f} MiB in {event.fetch_s:.1f} s"
+                image = self.assignment.template.image
+                self._tell(now, "Pulled", f"{image} on {self.status.node}, {size}", bad=False)
             self._image_ready = True
-            self._image_stop_signal = stop_signal
+            self._image_stop_signal = event.stop_signal
             self._attempts = 0
             self._prepare_volumes()
 
@@ -382,6 +388,8 @@ class TaskMachine:
         policy = self.assignment.template.restart
         code = 128 + event.signal if event.signal else event.exit_code
         self._set(exit_code=code, oom_killed=event.oom_killed, finished_at=at, pid=0)
+        if event.oom_killed:
+            self._tell(now, "OutOfMemory", _describe(event, self.assignment)[1])
         if self._outcome is None and not self._wants_stop and self.phase not in _GOING_DOWN:
             reason, message = _describe(event, self.assignment)
             self._set(reason=reason, message=message)
@@ -447,6 +455,7 @@ class TaskMachine:
                 self._reject(now, message, reason=step.value)
                 return
             self._set(reason=step.value, message=message)
+            self._tell(now, "PullFailed" if step is Step.IMAGE else "VolumeFailed", message)
             self._retry_later(waits[self.phase][1], now)
         elif self.phase in cleanups and cleanups[self.phase][0] is step:
             self._set(message=message)
@@ -456,6 +465,7 @@ class TaskMachine:
             if not retryable:
                 self._outcome = Outcome(TaskState.REJECTED, step.value, message)
             else:
+                self._tell(now, "StartFailed", message)
                 self._after_failure(step.value, message, failed=True)
             self._clean(now)
         elif step is Step.RUN and self.phase in _GOING_DOWN:
@@ -569,6 +579,7 @@ class TaskMachine:
                 self._set(reason="", message="")
             return
         self._set(reason="unhealthy", message=state.message[:MESSAGE_CHARS_MAX])
+        self._tell(now, "Unhealthy", state.message)
         policy = self.assignment.template.restart
         self._backoff = after_run(policy, self._backoff, lasted_s=now - self._up_since)
         self._after_failure("unhealthy", state.message, failed=True)
@@ -719,6 +730,22 @@ class TaskMachine:
 
     def _do(self, command: do.Command) -> None:
         self.out.append(command)
+
+    def _tell(self, now: float, reason: str, message: str, *, bad: bool = True) -> None:
+        """People look for it at the task; what is no trouble is shown with its service."""
+        event = Event(
+            namespace=self.status.namespace,
+            id="",
+            kind="task",
+            name=self.status.task,
+            reason=reason,
+            message=message[:MESSAGE_CHARS_MAX],
+            severity=Severity.WARNING if bad else Severity.INFO,
+            node=self.status.node,
+            first_at=now,
+            last_at=now,
+        )
+        self._do(do.Tell(event=event))
 
     def _advance(self, state: TaskState) -> None:
         self.status = advance(self.status, state)

@@ -25,12 +25,15 @@ from bayplan.oci.manifest import ImageConfig, MalformedImage, Manifest, parse_co
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """`layers` lowest first: directories with overlayfs whiteouts and the archive's owners."""
+    """`layers` lowest first: directories with overlayfs whiteouts and the archive's owners.
+    `fetched_bytes` had to be fetched for it just now, which took `fetch_s`."""
 
     reference: str
     digest: str
     config: ImageConfig
     layers: tuple[Path, ...]
+    fetched_bytes: int = 0
+    fetch_s: float = 0.0
 
 
 class Content:

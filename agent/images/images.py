@@ -6,11 +6,12 @@ import asyncio
 import errno
 import os
 import shutil
+import time
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
@@ -32,6 +33,7 @@ from bayplan.oci.manifest import (
 from bayplan.oci.reference import Reference, parse
 from bayplan.oci.registry import Endpoint, RegistryClient, RegistryError
 
+T = TypeVar("T")
 LAYERS_AT_ONCE_MAX = 3
 
 _log = structlog.get_logger(__name__)
@@ -172,21 +174,23 @@ class Images:
             chosen = choose_platform(data, os.uname().machine)
             descriptor, data = await client.manifest(reference.name, chosen.digest)
         found = await asyncio.to_thread(self.content.image, text, descriptor.digest)
+        fetched, began = 0, time.monotonic()
         if found is None:
             manifest = parse_manifest(data)
             config = await self._config(client, reference.name, manifest)
             check_layers(manifest, config)
             layers = zip(manifest.layers, config.diff_ids, strict=True)
-            await _together(
+            sizes = await _together(
                 [self._layer(client, reference.name, layer, diff) for layer, diff in layers]
             )
+            fetched = len(data) + manifest.config.size + sum(sizes)
             await asyncio.to_thread(self.content.put_blob, descriptor.digest, data)
         async with self._remembering:
             await asyncio.to_thread(self._remember, text, descriptor.digest)
         image = await asyncio.to_thread(self.content.image, text, descriptor.digest)
         if image is None:
             raise MalformedImage("what was pulled is not complete")
-        return image
+        return replace(image, fetched_bytes=fetched, fetch_s=time.monotonic() - began)
 
     async def _config(self, client: RegistryClient, name: str, manifest: Manifest) -> ImageConfig:
         if manifest.config.size > MANIFEST_BYTES_MAX:
@@ -205,11 +209,12 @@ class Images:
 
     async def _layer(
         self, client: RegistryClient, name: str, layer: Descriptor, diff_id: str
-    ) -> None:
-        """Fetch and unpack one layer unless it is here; images that share it wait for one."""
+    ) -> int:
+        """Fetch and unpack one layer unless it is here; images that share it wait for one. Returns
+        the bytes fetched."""
         async with self._layers.setdefault(diff_id, asyncio.Lock()), self._slots:
             if self.content.layer(diff_id).is_dir():
-                return
+                return 0
             folder = self.content.incoming()
             try:
                 archive = folder / "archive"
@@ -218,16 +223,17 @@ class Images:
                 await asyncio.to_thread(self.content.unpack, archive, diff_id)
             finally:
                 shutil.rmtree(folder)
+            return layer.size
 
     def _remember(self, reference: str, digest: str) -> None:
         self.content.set_references({**self.content.references(), reference: digest})
 
 
-async def _together(work: Collection[Coroutine[Any, Any, None]]) -> None:
+async def _together(work: Collection[Coroutine[Any, Any, T]]) -> list[T]:
     """All at once; the first failure ends the others before it is raised."""
     tasks = [asyncio.ensure_future(item) for item in work]
     try:
-        await asyncio.gather(*tasks)
+        return await asyncio.gather(*tasks)
     finally:
         for task in tasks:
             task.cancel()

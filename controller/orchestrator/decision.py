@@ -19,7 +19,8 @@ GROUP_MAX = 40
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Note:
-    """Something that happened and that people should find later: becomes an Event."""
+    """Something that happened and that people should find later: becomes an Event. `at`: when,
+    by the controller's clock, where that was not just now."""
 
     namespace: str
     kind: str
@@ -29,6 +30,7 @@ class Note:
     severity: Severity = Severity.INFO
     node: str = ""
     count: int = 1
+    at: float = 0.0
 
 
 @dataclass(slots=True)

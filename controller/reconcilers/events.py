@@ -26,6 +26,7 @@ def fold(notes: Iterable[Note], tables: Tables, now: float) -> list[Changes]:
         key = (note.namespace, event_id(note.kind, note.name, note.reason))
         stored = tables.events.get(key)
         before = events.get(key) or (stored.value if stored is not None else None)
+        at = note.at or now
         events[key] = Event(
             namespace=note.namespace,
             id=key[1],
@@ -36,7 +37,7 @@ def fold(notes: Iterable[Note], tables: Tables, now: float) -> list[Changes]:
             severity=note.severity,
             node=note.node,
             count=(before.count if before else 0) + note.count,
-            first_at=before.first_at if before else now,
-            last_at=now,
+            first_at=before.first_at if before else at,
+            last_at=max(before.last_at, at) if before else at,
         )
     return [(Put(Kind.EVENT, key, event, None),) for key, event in events.items()]

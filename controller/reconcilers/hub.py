@@ -84,7 +84,7 @@ class SessionHub:
         heard = self.core.heard.get(session.node)
         if heard is not None and (heard.away_until_at or heard.reason):
             self.wake_nodes.set()
-        if self.core.waiting:
+        if self.core.pending:
             self._work.set()
 
     def _closed(self, session: Session) -> None:

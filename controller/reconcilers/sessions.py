@@ -6,7 +6,7 @@ agent                         leader
 AgentHello(statuses) ───────►  ends an older session of the node
               ◄─────────────── Welcome, Operators, AssignmentSet(complete)
 AssignmentAck ──────────────►
-StatusBatch(n) ─────────────►  gathers; take() makes guarded changes of them; after the commit
+StatusBatch(n), EventBatch ─►  gathers; take() makes guarded changes of them; after the commit
               ◄─────────────── StatusAck(n)
               ◄─────────────── AssignmentSet(delta) whenever the tables change
               ◄─────────────── Operators whenever a certificate comes or goes
@@ -23,10 +23,12 @@ from dataclasses import dataclass, field, replace
 from typing import assert_never
 
 from bayplan.model.errors import Conflict
+from bayplan.model.event import Event
 from bayplan.model.identity import Identity
 from bayplan.model.task import TaskStatus
 from controller.reconcilers.assignments import Fingerprint, OpenSecret, due, fill
 from controller.reconcilers.events import fold
+from controller.reconcilers.happenings import WAITING_MAX, Allowance, Told, told_notes
 from controller.reconcilers.index import Index
 from controller.reconcilers.messages import (
     PROTOCOL,
@@ -67,6 +69,7 @@ class _Session:
     acknowledged: int = 0
     received: int = 0
     answered: int = 0
+    allowance: Allowance = field(default_factory=Allowance)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +110,8 @@ class Sessions:
         self._of_node: dict[str, _Session] = {}
         self._waiting: dict[tuple[str, str], _Waiting] = {}
         self._in_flight: dict[tuple[str, str], _Waiting] = {}
+        self._told: list[Told] = []
+        self._told_in_flight: list[Told] = []
         self._identities: Table[Identity] | None = None
         self._operators = Operators(())
 
@@ -121,6 +126,11 @@ class Sessions:
     def waiting(self) -> int:
         """Statuses received and not committed."""
         return len(self._waiting)
+
+    @property
+    def pending(self) -> bool:
+        """True where `take` would give a batch, if none is on its way."""
+        return bool(self._waiting or self._told)
 
     def session_of(self, node: str) -> str:
         """The id of the node's session; empty: it has none."""
@@ -200,8 +210,8 @@ class Sessions:
             case Goodbye(reason, back_within_s):
                 until = now + min(max(0.0, back_within_s), AWAY_MAX_S)
                 self.heard[node] = replace(heard, away_until_at=until, reason=reason)
-            case EventBatch():
-                pass
+            case EventBatch(events):
+                self._hear(current, events, now)
             case AgentHello():
                 reason = "a session begins with one hello only"
                 return [Outgoing(session, EndSession("invalid", reason))]
@@ -245,13 +255,14 @@ class Sessions:
     # -- statuses to the store ---------------------------------------------------------------
 
     def take(self, tables: Tables, now: float) -> Batch | None:
-        """Changes for the statuses that wait; None: there are none, or a batch is on its way.
-        Answer each batch with `committed` or `failed`."""
-        if self._in_flight or not self._waiting:
+        """Changes for the statuses and events that wait; None: there are none, or a batch is on
+        its way. Answer each batch with `committed` or `failed`."""
+        if self._in_flight or self._told_in_flight or not self.pending:
             return None
         groups: list[Changes] = []
         carries: list[tuple[str, str] | None] = []
-        told = []
+        self._told_in_flight, self._told = self._told[:BATCH_MAX], self._told[BATCH_MAX:]
+        told = told_notes(self._told_in_flight, tables)
         for name in list(self._waiting)[:BATCH_MAX]:
             waiting = self._waiting.pop(name)
             changes, before = accept(waiting.status, name[0], tables, now)
@@ -273,6 +284,7 @@ class Sessions:
             if name is not None and isinstance(result, Conflict):
                 self._waiting.setdefault(name, self._in_flight[name])
         self._in_flight.clear()
+        self._told_in_flight = []
         return self._acknowledge()
 
     def failed(self) -> None:
@@ -280,6 +292,13 @@ class Sessions:
         for name, waiting in self._in_flight.items():
             self._waiting.setdefault(name, waiting)
         self._in_flight.clear()
+        self._told, self._told_in_flight = [*self._told_in_flight, *self._told], []
+
+    def _hear(self, session: _Session, events: tuple[Event, ...], now: float) -> None:
+        room = WAITING_MAX * (1 + len(self._of_node)) - len(self._told)
+        skew_s = self.heard[session.node].clock_skew_s
+        for event in events[: max(0, min(session.allowance.take(len(events), now), room))]:
+            self._told.append(Told(session.node, event, now, skew_s))
 
     def _acknowledge(self) -> list[Outgoing]:
         oldest: dict[str, int] = {}

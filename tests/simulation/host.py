@@ -12,6 +12,7 @@ from agent.core import AgentCore
 from agent.core import commands as do
 from agent.core import events as on
 from bayplan.model.assignment import Assignment
+from bayplan.model.event import Event
 from bayplan.model.node import NodeReport
 from bayplan.model.resources import Resources
 from bayplan.model.task import TaskStatus
@@ -21,6 +22,7 @@ from controller.reconcilers.messages import (
     AssignmentSet,
     ControllerMessage,
     EndSession,
+    EventBatch,
     Heartbeat,
     StatusAck,
     StatusBatch,
@@ -192,6 +194,9 @@ class Host:
             case do.Acknowledge():
                 if self.session is not None:
                     self.session.acknowledge(command)
+            case do.Tell(event=happened):
+                if self.session is not None:
+                    self.session.tell(happened)
             case do.Publish(version=version):
                 self._answer(on.Published(version=version), 0.02)
             case do.Forget(uid=uid):
@@ -363,6 +368,10 @@ class AgentSession:
             self._sequence += 1
             self._unacknowledged[self._sequence] = (status,)
             self._stream.send(StatusBatch(self._sequence, (status,)))
+
+    def tell(self, happened: Event) -> None:
+        if self._welcome and not self.ended:
+            self._stream.send(EventBatch((happened,)))
 
     def acknowledge(self, command: do.Acknowledge) -> None:
         if not self.ended:

@@ -5,16 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 
 from bayplan.model.errors import Conflict
+from bayplan.model.event import Event, Severity
 from bayplan.model.identity import Identity, Role
 from bayplan.model.node import NodeState
 from bayplan.model.secret import SealedSecret
 from bayplan.model.service import EnvVar, SecretReference, TaskTemplate
 from bayplan.model.task import DesiredState, Task, TaskState, TaskStatus
+from controller.reconcilers.happenings import PER_MINUTE_MAX
 from controller.reconcilers.messages import (
     AgentHello,
     AssignmentAck,
     AssignmentSet,
     EndSession,
+    EventBatch,
     Goodbye,
     Heartbeat,
     HeartbeatAck,
@@ -313,3 +316,83 @@ def test_sessions_learn_which_operators_certificates_are_good() -> None:
         Kind.IDENTITY, ("", "ada"), replace(ada, role=Role.ADMIN, certificate_serials=("b2",))
     )
     assert leader.sessions.on_tables(leader.store.tables) == []
+
+
+def an_event(task: Task, reason: str = "Unhealthy", **fields: object) -> Event:
+    made = Event(
+        namespace=task.namespace,
+        id="theirs",
+        kind="task",
+        name=task.name,
+        reason=reason,
+        message="503",
+        severity=Severity.WARNING,
+    )
+    return replace(made, **fields)  # type: ignore[arg-type]
+
+
+def events(leader: Leader) -> dict[tuple[str, str, str], Event]:
+    found = [s.value for s in leader.store.tables.events.values()]
+    return {(e.kind, e.name, e.reason): e for e in found}
+
+
+def test_what_a_node_tells_is_kept_and_folded() -> None:
+    """With its count, and its own times in the controller's clock."""
+    leader, task = a_leader()
+    now = leader.now
+    leader.say("h1", Heartbeat(sent_at=now + 10.0))
+    for at in (now - 20.0, now + 9.0):
+        leader.say("h1", EventBatch((an_event(task, count=2, last_at=at),)))
+        leader.flush()
+    event = events(leader)["task", task.name, "Unhealthy"]
+    assert (event.count, event.node, event.message) == (4, "h1", "503")
+    assert (event.first_at, event.last_at) == (now - 30.0, now - 1.0)
+
+
+def test_what_is_no_trouble_is_told_of_the_service() -> None:
+    """A thousand replicas that pulled an image are one event."""
+    leader, task = a_leader()
+    pulled = an_event(task, "Pulled", severity=Severity.INFO)
+    leader.say("h1", EventBatch((pulled, pulled)))
+    leader.flush()
+    assert events(leader)["service", task.service, "Pulled"].count == 2
+
+
+def test_a_node_tells_only_of_itself_and_its_tasks() -> None:
+    """Not of another node's task, another node, or with a sentence as a reason."""
+    leader, task = a_leader()
+    before = set(events(leader))
+    other = an_event(task, kind="node", name="h1", namespace="")
+    wordy = an_event(task, "Not a word")
+    leader.say("h2", EventBatch((an_event(task), other, wordy)))
+    own = an_event(task, "ZygoteRestarted", kind="node", name="h2", namespace="")
+    leader.say("h2", EventBatch((own,)))
+    leader.flush()
+    assert set(events(leader)) - before == {("node", "h2", "ZygoteRestarted")}
+
+
+def test_a_node_that_tells_too_much_is_not_heard() -> None:
+    """So many a minute and node; its statuses go on."""
+    leader, task = a_leader()
+    many = tuple(an_event(task, f"Reason{n}") for n in range(PER_MINUTE_MAX))
+    leader.say("h1", EventBatch(many))
+    leader.say("h1", EventBatch((an_event(task, "OneMore"),)))
+    leader.say("h1", StatusBatch(1, (status(task),)))
+    assert StatusAck(1) in leader.flush()
+    found = events(leader)
+    assert ("task", task.name, "Reason0") in found
+    assert ("task", task.name, "OneMore") not in found
+    leader.now += 61.0
+    leader.say("h1", EventBatch((an_event(task, "OneMore"),)))
+    leader.flush()
+    assert ("task", task.name, "OneMore") in events(leader)
+
+
+def test_events_of_a_commit_of_unknown_outcome_are_written_again() -> None:
+    """They are kept until the store has answered."""
+    leader, task = a_leader()
+    leader.say("h1", EventBatch((an_event(task),)))
+    assert leader.sessions.take(leader.store.tables, leader.now) is not None
+    leader.sessions.failed()
+    leader.flush()
+    assert events(leader)["task", task.name, "Unhealthy"].count == 1
