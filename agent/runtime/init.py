@@ -3,6 +3,7 @@ it never returns, and imports nothing."""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import socket
@@ -190,6 +191,10 @@ class Init:
         self.step = "masking paths"
         masks.read_only(root, linux.readonly_paths)
         masks.mask(root, linux.masked_paths)
+        # As other runtimes do, and before the root may be read-only; what cannot be made is
+        # said when the process changes to it.
+        with contextlib.suppress(OSError):
+            os.close(inside.make_directory(root, config.process.cwd))
         if config.root_readonly:
             mounts.mount_setattr(root, set_=mounts.ATTR_RDONLY)
         self._pause_for_hooks()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ PLAIN_EVERY_S = 1.0
 LINE_MAX = 400
 
 AWAITED_KINDS = ("service", "job", "daemon")
+_TIMES = re.compile(r"\b\d+(ms|[smhd](\d+[smh])?)\b")
 _ACTIVE = ("running", "rolling_back")
 
 
@@ -184,9 +186,12 @@ class Board:
         self.drawn = 0
         self.began = time.monotonic()
         self.printed: dict[str, tuple[str, float]] = {}
+        self.over: set[str] = set()
 
     def put(self, name: str, line: str, *, final: bool = False) -> None:
         self.lines[name] = line
+        if final:
+            self.over.add(name)
         if self.live:
             self._redraw()
             return
@@ -203,7 +208,8 @@ class Board:
     def _print(self, name: str, *, final: bool = False) -> None:
         before, at = self.printed.get(name, ("", 0.0))
         now, line = time.monotonic(), self.lines[name]
-        if line != before and (final or now - at >= PLAIN_EVERY_S):
+        changed = _TIMES.sub("", line) != _TIMES.sub("", before)  # a countdown alone is no news
+        if changed and (final or now - at >= PLAIN_EVERY_S):
             self.printed[name] = (line, now)
             print(f"{name}: {line}", file=self.stream, flush=True)
 
@@ -233,7 +239,7 @@ async def wait_for(
         async with asyncio.timeout(timeout_s):
             found = await asyncio.gather(*(_follow(client, a, board) for a in awaited))
     except TimeoutError:
-        open_lines = [f"{n}: {line}" for n, line in board.lines.items()]
+        open_lines = [f"{n}: {line}" for n, line in board.lines.items() if n not in board.over]
         raise DeadlineExceeded(
             f"not there after {timeout_s:g}s: {'; '.join(open_lines)}",
             hint=f"it goes on by itself; look with bay describe {awaited[0].service}",

@@ -6,7 +6,7 @@ from controller.orchestrator.daemon import pin
 from controller.orchestrator.decision import Decision, Note
 from controller.orchestrator.history import reap, reap_events
 from controller.orchestrator.naming import task_uid
-from controller.orchestrator.restart import avoid_nodes
+from controller.orchestrator.restart import refusals
 from controller.orchestrator.service import decide
 from controller.orchestrator.situation import NodeFacts, Observed, Situation, situation
 
@@ -16,13 +16,13 @@ __all__ = [
     "Note",
     "Observed",
     "Situation",
-    "avoid_nodes",
     "cron_situation",
     "decide",
     "decide_cron",
     "pin",
     "reap",
     "reap_events",
+    "refusals",
     "situation",
     "task_uid",
 ]

@@ -18,6 +18,9 @@ REPLACE_DELAY_FACTOR = 3
 REPLACE_DELAY_MAX_S = 60.0
 REJECTED_DELAY_S = 0.2
 """Another node may take it at once; the delay only keeps a refusal by all nodes from spinning."""
+REFUSAL_HOLDS_S = 60.0
+"""A node that refused is asked again after this: the image may have been pushed meanwhile, or
+what the host allows been changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +109,21 @@ def said(observed: Observed) -> str:
     return status.reason or f"{status.state}"
 
 
-def avoid_nodes(tasks: Sequence[Observed], generation: int) -> Mapping[str, str]:
-    """Nodes that refused a task of this slot and version, with what they said."""
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What a node said against a task, which holds against it `until_at`."""
+
+    reason: str
+    until_at: float
+
+
+def refusals(tasks: Sequence[Observed], generation: int, now: float) -> Mapping[str, Refusal]:
+    """Nodes that lately refused a task of this slot and version, by name."""
     return {
-        o.task.node: f"refused {o.task.name}: {said(o)}"
+        o.task.node: Refusal(f"refused {o.task.name}: {said(o)}", o.since_at + REFUSAL_HOLDS_S)
         for o in tasks
-        if o.state is TaskState.REJECTED and o.task.generation == generation and o.task.node
+        if o.state is TaskState.REJECTED
+        and o.task.generation == generation
+        and o.task.node
+        and o.since_at + REFUSAL_HOLDS_S > now
     }

@@ -11,7 +11,7 @@ from bayplan.model.event import Severity
 from bayplan.model.service import MountKind, PlacementPolicy, ServiceSpec, Sticky, TaskTemplate
 from bayplan.model.task import Task
 from bayplan.pace import Pace
-from controller.orchestrator import Note, Observed, avoid_nodes
+from controller.orchestrator import Note, Observed, refusals
 from controller.orchestrator.naming import version_key
 from controller.orchestrator.situation import started
 from controller.reconcilers.claims import Claims
@@ -86,6 +86,7 @@ class Placement:
         self._retry_at = 0.0
         self._not_before_at: float | None = None
         self._noted: dict[Key, float] = {}
+        self._again_at: dict[str, float] = {}
 
     def reset(self) -> None:
         self.__init__(self._seed, self._policy, self._disruptable)  # type: ignore[misc]
@@ -100,6 +101,7 @@ class Placement:
         due = [] if self._not_before_at is None else [self._not_before_at]
         if self._unplaced and self._stale:
             due.append(self._retry_at)
+        due += [at for uid, at in self._again_at.items() if uid in self._tried]
         return min(due, default=None)
 
     def prepare(self, tables: Tables, now: float) -> Request | None:
@@ -109,7 +111,8 @@ class Placement:
         waiting = self._due(tables, now)
         uids = {stored.value.uid for stored in waiting}
         self._unplaced = {u: e for u, e in self._unplaced.items() if u in uids}
-        self._tried &= uids
+        self._again_at = {u: at for u, at in self._again_at.items() if u in uids}
+        self._tried &= {u for u in uids if self._again_at.get(u, now + 1) > now}
         if self._stale and now >= self._retry_at:
             self._tried.clear()
             self._stale = False
@@ -120,7 +123,7 @@ class Placement:
             return None
         self._seed += 1
         self._cluster.update(tables)
-        pending = tuple(p for s in chosen if (p := self._pending(s.value)) is not None)
+        pending = tuple(p for s in chosen if (p := self._pending(s.value, now)) is not None)
         rules = Rules(policy=self._policy, disruptable=self._disruptable(tables), preempt=True)
         stored = {s.value.uid: s for s in chosen}
         return Request(tables, self._cluster.view(), pending, stored, self._seed, rules)
@@ -168,16 +171,20 @@ class Placement:
         priority = spec.priority if spec is not None else 0
         return -priority, task.created_at, task.namespace, task.name
 
-    def _pending(self, task: Task) -> PendingTask | None:
+    def _pending(self, task: Task, now: float) -> PendingTask | None:
         tables = self._index.tables
         spec = self._spec(task)
         if spec is None:
             return None
         siblings = self._siblings(task)
         pinned = task.pinned_node or _volume_node(tables, spec.template, siblings)
-        reason = f"the volume of {task.service}.{task.slot} is there"
+        reason = f"the volume of {task.service}.{task.slot} is on {pinned}"
         if task.pinned_node:
             reason = f"{task.service} is a daemon, and this task for {pinned}"
+        refused = {} if task.pinned_node else refusals(siblings, task.generation, now)
+        self._again_at.pop(task.uid, None)
+        if refused:
+            self._again_at[task.uid] = min(refusal.until_at for refusal in refused.values())
         last = ""
         if spec.placement.sticky is not Sticky.NO:
             last = _last_node(tables, siblings)
@@ -191,7 +198,7 @@ class Placement:
             priority=spec.priority,
             pinned_node=pinned,
             pinned_reason=reason if pinned else "",
-            avoid_nodes={} if task.pinned_node else avoid_nodes(siblings, task.generation),
+            avoid_nodes={node: refusal.reason for node, refusal in refused.items()},
             last_node=last,
             claimed_node=self._claims.node(task.uid),
         )

@@ -306,10 +306,17 @@ def test_start_of_what_was_killed_is_said(rig: Rig) -> None:
         start.start(container)
 
 
-def test_missing_working_directory_is_said(rig: Rig) -> None:
-    """So has a working directory that is not there."""
-    with pytest.raises(RuntimeFailure, match=r'process\.cwd: working directory "/nowhere"'):
-        rig.run("true", working_dir="/nowhere")
+@pytest.mark.parametrize("read_only", [False, True])
+def test_missing_working_directory_is_made(rig: Rig, *, read_only: bool) -> None:
+    """As other runtimes do, with its parents, also where the root refuses writes afterwards."""
+    ended = rig.run("pwd", working_dir="/no/where", read_only_rootfs=read_only)
+    assert (ended.status, ended.out) == (0, "/no/where\n")
+
+
+def test_unusable_working_directory_is_said(rig: Rig) -> None:
+    """A working directory that cannot be one has its reason."""
+    with pytest.raises(RuntimeFailure, match=r'process\.cwd: working directory "/bin/sh"'):
+        rig.run("true", working_dir="/bin/sh")
 
 
 def test_proc_as_a_link_is_refused(rig: Rig, layers: tuple[Path, ...], tmp_path: Path) -> None:

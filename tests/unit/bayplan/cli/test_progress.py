@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import pytest
 
-from bayplan.cli.progress import Awaited, judge
+from bayplan.cli.progress import Awaited, Board, judge
 from bayplan.model.errors import Conflict, Failed
 from bayplan.model.service import RolloutState
 from bayplan.model.task import TaskState
@@ -89,3 +90,13 @@ def test_it_fails(view: Any, kind: type[Exception], text: str) -> None:
     failure = judge(view, V2).failure
     assert type(failure) is kind
     assert str(failure) == text
+
+
+def test_a_countdown_is_no_news(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where lines are printed for good, one that differs by a time alone is not printed again."""
+    monkeypatch.setattr("bayplan.cli.progress.PLAIN_EVERY_S", 0.0)
+    stream = io.StringIO()
+    board = Board(["web"], stream, live=False)
+    for line in ("0/1 ready; waits 1m02s", "0/1 ready; waits 9s", "1/1 ready"):
+        board.put("web", line)
+    assert stream.getvalue() == "web: 0/1 ready; waits 1m02s\nweb: 1/1 ready\n"

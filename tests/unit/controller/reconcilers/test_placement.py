@@ -7,6 +7,7 @@ import pytest
 from bayplan.model.resources import Resources
 from bayplan.model.service import TaskTemplate
 from bayplan.model.task import TaskState
+from controller.orchestrator.restart import REFUSAL_HOLDS_S
 from controller.reconcilers import placement as module
 from controller.tables import Kind
 from tests.unit.controller.rig import GIB, Rig
@@ -83,3 +84,19 @@ def test_a_task_waits_for_its_time() -> None:
     rig.advance(1.0)
     assert rig.live()[0].node == "h1"
     assert ("default", "web.1.2") in rig.store.tables.of(Kind.TASK)
+
+
+def test_a_refusal_holds_for_a_while_only() -> None:
+    """A task that every node refused is tried again by itself: the image may have come."""
+    rig = Rig(nodes=1)
+    rig.apply(1)
+    rig.settle()
+    rig.report(rig.live()[0], TaskState.REJECTED, message="no image", finished_at=rig.now)
+    rig.advance(1.0)
+    (waiting,) = rig.live()
+    assert "refused web.1.1: no image" in rig.placement.why(waiting.uid)
+    assert rig.placement.next_at == rig.now + REFUSAL_HOLDS_S - 1.0
+    rig.advance(REFUSAL_HOLDS_S - 2.0)
+    assert rig.live()[0].node == ""
+    rig.advance(1.0)
+    assert rig.live()[0].node == "h1"
