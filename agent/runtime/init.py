@@ -18,6 +18,7 @@ from agent.runtime import (
     execute,
     filesystems,
     hooks,
+    inside,
     labels,
     masks,
     parse,

@@ -28,6 +28,10 @@ from controller.orchestrator.rollout import Phase
 from controller.orchestrator.situation import WANTED, Observed, Situation
 from controller.tables import Change
 
+UNPLACED_MAX = 1000
+"""Tasks of one service that may wait for a node; further slots get theirs once some of these have
+found one, so that a number of replicas that no cluster holds costs nothing."""
+
 
 @dataclass(slots=True)
 class _Slot:
@@ -106,9 +110,14 @@ def _slots(
 ) -> None:
     wanted = situation.wanted_slots
     kept: list[_Slot] = []
+    room = UNPLACED_MAX - sum(1 for o in situation.tasks if o.wanted and not o.task.node)
     for number, tasks in situation.slots.items():
         if number in situation.held:
             continue
+        if not tasks:
+            if room <= 0:
+                continue
+            room -= 1
         slot = _sort_out(situation, phase, number, tasks)
         if number not in wanted:
             _scale_down(situation, slot, now, decision)

@@ -46,7 +46,7 @@ class Leading:
         store, guard, clock = self._store, self._guard, self._clock
         async with asyncio.TaskGroup() as group:
             group.create_task(self.hub.run())
-            group.create_task(loop.run(self.services, store, guard, clock))
+            group.create_task(loop.run(self.services, store, guard, clock, in_thread=True))
             group.create_task(loop.run(self.nodes, store, guard, clock, self.hub.wake_nodes))
             group.create_task(loop.run(self.history, store, guard, clock))
             group.create_task(placement.run(self.placement, store, guard, clock))

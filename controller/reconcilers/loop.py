@@ -59,10 +59,14 @@ async def run(
     guard: Guard,
     clock: Clock,
     wake: asyncio.Event | None = None,
+    *,
+    in_thread: bool = False,
 ) -> None:
     """Until Deposed (raised) or cancelled. A store that does not answer is asked again with
     growing pauses; the step after it starts from scratch, since nobody knows what was written.
-    `wake`: set by others who know that a step is due."""
+    `wake`: set by others who know that a step is due. `in_thread`: for a step that shares nothing
+    with the event loop; deciding about tens of thousands of tasks takes seconds, and meanwhile the
+    lease is to be renewed."""
     pause_s = RETRY_MIN_S
     behind = False
     pace = Pace(PACE_S)
@@ -72,7 +76,10 @@ async def run(
             behind = False
             seen = tables.revision
             began = time.monotonic()
-            step = reconciler.step(tables, clock())
+            if in_thread:
+                step = await asyncio.to_thread(reconciler.step, tables, clock())
+            else:
+                step = reconciler.step(tables, clock())
             pace.rest(REST_SHARE * (time.monotonic() - began))
             if await commit(store, step.groups, guard):
                 pause_s = RETRY_MIN_S

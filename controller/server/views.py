@@ -116,8 +116,8 @@ def why(tables: Tables, task: Task, reasons: Reasons, now: float) -> str:
     state = task_state(task, status)
     if state is TaskState.PENDING:
         if task.not_before_at > now:
-            left = duration(task.not_before_at - now)
-            return "; ".join(filter(None, (task.reason, f"waits {left} before it is tried again")))
+            wait = duration(task.not_before_at - now)
+            return "; ".join(filter(None, (task.reason, f"waits {wait} before it is tried again")))
         return reasons(task.uid) or task.reason or "waits for a node"
     if status is None:
         return "" if task.desired is DesiredState.RUNNING else task.reason

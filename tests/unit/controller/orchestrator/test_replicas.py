@@ -1,5 +1,7 @@
 """Replicas, scale, stop, restarts, deletion."""
 
+import pytest
+
 from bayplan.model.node import NodeState
 from bayplan.model.service import (
     Mount,
@@ -10,6 +12,7 @@ from bayplan.model.service import (
     TaskTemplate,
 )
 from bayplan.model.task import DesiredState, TaskState
+from controller.orchestrator import service
 from controller.orchestrator.history import TASKS_PER_SLOT_MAX, VERSIONS_MAX
 from controller.tables import Kind
 from tests.unit.controller.rig import Rig
@@ -47,6 +50,19 @@ def test_scaling_down_stops_the_highest_slots() -> None:
         "web.3.1",
         "web.4.1",
     }
+
+
+def test_replicas_that_fit_nowhere_are_not_all_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only so many tasks wait for a node at once; the rest follow as those find one."""
+    monkeypatch.setattr(service, "UNPLACED_MAX", 4)
+    rig = Rig(nodes=0)
+    rig.apply(10)
+    rig.settle()
+    assert len(rig.tasks()) == 4
+    rig.node("h1")
+    rig.settle()
+    assert len(rig.live()) == 10
+    assert all(t.node == "h1" for t in rig.live())
 
 
 def test_a_slot_that_returns_goes_on_counting() -> None:
