@@ -111,10 +111,11 @@ def _slots(
     wanted = situation.wanted_slots
     kept: list[_Slot] = []
     room = UNPLACED_MAX - sum(1 for o in situation.tasks if o.wanted and not o.task.node)
+    gang = situation.service.value.spec.placement.gang
     for number, tasks in situation.slots.items():
         if number in situation.held:
             continue
-        if not tasks:
+        if not tasks and not gang:  # a gang is placed whole or not at all
             if room <= 0:
                 continue
             room -= 1

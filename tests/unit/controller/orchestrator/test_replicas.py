@@ -60,7 +60,7 @@ def test_replicas_that_fit_nowhere_are_not_all_made(monkeypatch: pytest.MonkeyPa
     rig.settle()
     assert len(rig.tasks()) == 4
     rig.node("h1")
-    rig.settle()
+    rig.advance(1.0)
     assert len(rig.live()) == 10
     assert all(t.node == "h1" for t in rig.live())
 
