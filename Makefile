@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 LAB := .state/lab
 
 RUN_PACKAGES := python3-venv etcd-server nftables libnftables1 iproute2 libseccomp2 busybox-static
-TEST_PACKAGES := $(RUN_PACKAGES) prometheus docker-registry skopeo umoci runc crun podman
+TEST_PACKAGES := $(RUN_PACKAGES) prometheus docker-registry skopeo umoci runc crun podman docker.io
 
 .PHONY: help
 help: ## say what there is

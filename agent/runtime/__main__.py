@@ -29,7 +29,7 @@ def main(given: Sequence[str] | None = None) -> int:
     signal that ended it), else 0; 1 where a verb failed."""
     options = arguments.parser().parse_args(given)
     if options.version:
-        sys.stdout.write(f"bayplan-runtime {OCI_VERSION}\nspec: {OCI_VERSION}\n")
+        sys.stdout.write(f"bayplan-runtime version {OCI_VERSION}\nspec: {OCI_VERSION}\n")
         return 0
     log = Log(path=options.log, form=options.log_format)
     if options.verb is None:

@@ -1,0 +1,1 @@
+"""Container engines that are made to run our runtime."""
