@@ -72,7 +72,8 @@ def create(
         undo.callback(ours.close)
         with theirs:
             init = Init(
-                uid=uid, bundle=bundle, mounts=wanted, cgroup=cgroup, stdio=stdio, control=theirs,
+                uid=uid, config=config, bundle_path=str(bundle.path), mounts=wanted,
+                cgroup=cgroup, stdio=stdio, control=theirs,
                 program=program, program_flags=program_flags,
                 last_capability=preloaded.last_capability, hold=hold, preserve=preserve,
                 keyring=keyring,
@@ -80,7 +81,7 @@ def create(
             pid, pidfd = _spawn(init, sibling, cloner)
         undo.callback(os.close, pidfd)
         undo.callback(end, pidfd, sibling=sibling or cloner is not None)
-        warnings = _prepare(pid, init, preloaded, ours)
+        warnings = _prepare(pid, init, bundle, preloaded, ours)
         state = ContainerState(
             uid=uid, pid=pid, pid_start_ticks=start_ticks(pid), bundle=bundle.path,
             namespaces=tuple(config.linux.namespaces), cgroup=cgroup,
@@ -176,7 +177,9 @@ def _run_hooks(ours: socket.socket, state: ContainerState, wanted: Hooks) -> Non
     channel.tell(ours, channel.HOOKED)
 
 
-def _prepare(pid: int, init: Init, preloaded: Preloaded, ours: socket.socket) -> list[str]:
+def _prepare(
+    pid: int, init: Init, bundle: Bundle, preloaded: Preloaded, ours: socket.socket
+) -> list[str]:
     """The caller's side of channel.py up to ADMITTED. Where init died meanwhile, what it said
     counts and not that its pid is gone."""
     try:
@@ -184,7 +187,7 @@ def _prepare(pid: int, init: Init, preloaded: Preloaded, ours: socket.socket) ->
         channel.tell(ours, channel.MAPPED)
         # Closing a detached mount waits for an RCU grace period: done while init works.
         with contextlib.ExitStack() as held:
-            _furnish(pid, init, preloaded, ours, held)
+            _furnish(pid, init, bundle, preloaded, ours, held)
             warnings = _admit(pid, init.config, init.cgroup, init.stdio)
             channel.tell(ours, channel.ADMITTED)
     except RuntimeFailure as failure:
@@ -256,18 +259,19 @@ def limit(pid: int, process: Process) -> list[str]:
 
 
 def _furnish(
-    pid: int, init: Init, preloaded: Preloaded, ours: socket.socket, held: contextlib.ExitStack
-) -> None:
+    pid: int, init: Init, bundle: Bundle, preloaded: Preloaded, ours: socket.socket,
+    held: contextlib.ExitStack,
+) -> None:  # fmt: skip
     """Hand init its root and binds. `held` closes them here."""
     with _user_namespace(pid, init.config) as userns_fd:
         fds = []
         if not init.joined_mounts:
             by_fd = preloaded.overlay_by_fd
-            fds.append(rootfs.root(init.bundle, userns_fd, held, overlay_by_fd=by_fd))
+            fds.append(rootfs.root(bundle, userns_fd, held, overlay_by_fd=by_fd))
             held.callback(os.close, fds[0])
         for mount, words in init.mounts:
             if words.bind:
-                fds.append(rootfs.bind_source(init.bundle, mount, words, userns_fd))
+                fds.append(rootfs.bind_source(bundle, mount, words, userns_fd))
                 held.callback(os.close, fds[-1])
         channel.tell(ours, channel.ROOT, fds)
 

@@ -2,49 +2,104 @@
 
 Descriptors do not travel in bytes: the control socket and stdio are put in again by the receiver.
 The two processes run the same code, both forked from one that had loaded it.
+
+A value of the specification goes as a list: the number of its type, then its fields. Not pickle,
+which asks a dataclass for its fields one by one and so writes to three hundred pages that the
+receiver would share with the zygote until it does.
 """
 
 from __future__ import annotations
 
-import io
-import pickle
-import socket
-from dataclasses import replace
+import marshal
+from dataclasses import fields, replace
+from socket import socket
+from typing import Any
 
+from agent.runtime.cgroups import Cgroup, Kind
 from agent.runtime.init import Init
+from agent.runtime.options import Options
+from agent.runtime.spec import (
+    Capabilities,
+    Config,
+    Device,
+    Hook,
+    Hooks,
+    IdMapping,
+    Linux,
+    Mount,
+    Process,
+    Resources,
+    Scheduler,
+    User,
+)
 from agent.runtime.stdio import Stdio
 
-_CONTROL = "control"
-
-
-class _Pickler(pickle.Pickler):
-    def persistent_id(self, value: object) -> str | None:
-        return _CONTROL if isinstance(value, socket.socket) else None
-
-
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, data: bytes, control: socket.socket) -> None:
-        super().__init__(io.BytesIO(data))
-        self._control = control
-
-    def persistent_load(self, name: object) -> socket.socket:
-        return self._control
+_TYPES: tuple[type, ...] = (
+    Init, Config, Process, User, Capabilities, Scheduler, Mount, Options, Linux, Resources,
+    IdMapping, Device, Hooks, Hook, Cgroup,
+)  # fmt: skip
+_NAMES = tuple(tuple(field.name for field in fields(kind)) for kind in _TYPES)
+_NUMBERS = {kind: number for number, kind in enumerate(_TYPES)}
+_SEQUENCE = -1
+_KIND = -2
+_PLAIN = (str, bytes, int, bool, float, type(None), frozenset)
+_new = object.__new__
+_set = object.__setattr__  # these values are frozen
 
 
 def pack(init: Init) -> bytes:
-    """Everything but descriptors, and but the filter's source, which init has compiled."""
-    bundle = init.bundle
-    linux = replace(bundle.config.linux, seccomp=None)
-    bundle = replace(bundle, config=replace(bundle.config, linux=linux))
-    out = io.BytesIO()
-    _Pickler(out, pickle.HIGHEST_PROTOCOL).dump(replace(init, bundle=bundle, stdio=Stdio()))
-    return out.getvalue()
+    """Everything but descriptors, and but what only the caller needs: resource limits, and the
+    filter's source, which it has compiled."""
+    config = init.config
+    linux = replace(config.linux, seccomp=None, resources=_NOTHING)
+    process = replace(config.process, rlimits=())
+    config = replace(config, linux=linux, process=process)
+    return marshal.dumps(_flatten(replace(init, config=config, stdio=Stdio())))
 
 
-def unpack(data: bytes, control: socket.socket, stdio: Stdio) -> Init:
+def unpack(data: bytes, control: socket, stdio: Stdio) -> Init:
     """The Init with the descriptors it has here."""
-    init = _Unpickler(data, control).load()
+    init = _build(marshal.loads(data))
     if not isinstance(init, Init):
         raise TypeError(f"not an Init but {type(init).__name__}")
+    init.control = control
     init.stdio = stdio
     return init
+
+
+_NOTHING = Resources()
+
+
+def _flatten(value: object) -> Any:
+    """What marshal takes, with lists only where `_build` has something to do."""
+    kind = type(value)
+    if kind in _PLAIN:
+        return value
+    if kind in _NUMBERS:
+        number = _NUMBERS[kind]
+        return [number, *(_flatten(getattr(value, name)) for name in _NAMES[number])]
+    if isinstance(value, Kind):
+        return [_KIND, str(value)]
+    if isinstance(value, socket | Stdio):
+        return None
+    if isinstance(value, dict):
+        return {key: _flatten(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        items = [_flatten(item) for item in value]
+        return [_SEQUENCE, *items] if any(type(i) is list for i in items) else tuple(items)
+    raise TypeError(f"a container's init is not told of {kind.__name__}")
+
+
+def _build(value: Any) -> Any:
+    if type(value) is not list:
+        return value
+    number = value[0]
+    if number == _SEQUENCE:
+        return tuple([_build(item) for item in value[1:]])
+    if number == _KIND:
+        return Kind(value[1])
+    built: object = _new(_TYPES[number])
+    for position, name in enumerate(_NAMES[number], 1):
+        item = value[position]
+        _set(built, name, _build(item) if type(item) is list else item)
+    return built

@@ -25,7 +25,6 @@ from agent.runtime import (
     procfs,
     terminal,
 )
-from agent.runtime.bundle import Bundle
 from agent.runtime.cgroups import Cgroup
 from agent.runtime.options import Options
 from agent.runtime.spec import Config, Hook, Mount
@@ -48,7 +47,8 @@ class Init:
     """Everything init needs, inherited by the clone. `step` is what it is doing, for errors."""
 
     uid: str
-    bundle: Bundle
+    config: Config
+    bundle_path: str
     mounts: Sequence[tuple[Mount, Options]]
     cgroup: Cgroup
     stdio: Stdio
@@ -62,10 +62,6 @@ class Init:
     step: str = "starting"
     admitted: bool = False
     proc: int = -1
-
-    @property
-    def config(self) -> Config:
-        return self.bundle.config
 
     @property
     def joined_mounts(self) -> bool:
@@ -126,7 +122,7 @@ class Init:
         """Hooks in our own namespaces, where our pid is another (runtime.md, "State")."""
         self.step = "running hooks"
         written = {"ociVersion": OCI_VERSION, "id": self.uid, "status": status,
-                   "pid": os.getpid(), "bundle": str(self.bundle.path)}  # fmt: skip
+                   "pid": os.getpid(), "bundle": self.bundle_path}  # fmt: skip
         if self.config.annotations:
             written["annotations"] = dict(self.config.annotations)
         hooks.run(wanted, written)

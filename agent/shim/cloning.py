@@ -55,8 +55,7 @@ class Remote:
         self.reply, theirs = channel.pair()
         blob = os.memfd_create("init", os.MFD_CLOEXEC)
         try:
-            with open(blob, "wb", closefd=False) as file:
-                file.write(handover.pack(init))
+            os.write(blob, handover.pack(init))
             stdio = (init.stdio.stdin, init.stdio.stdout, init.stdio.stderr)
             mask = sum(1 << number for number, fd in enumerate(stdio) if fd is not None)
             given = [fd for fd in (*stdio, cgroup_fd) if fd is not None and fd >= 0]
