@@ -120,7 +120,7 @@ def _failure(view: Any, awaited: Awaited) -> BayplanError | None:
         else:
             text = f"{name} v{wanted} failed, and so did its rollback: {_reason(view)}"
         return Failed(text, hint=_next(view, wanted))
-    if rollout.to_generation == wanted and state == "paused":
+    if rollout.to_generation == wanted and state == "paused" and not view.service.stopped:
         return Failed(f"{name} v{wanted} is paused: {_reason(view)}", hint=_next(view, wanted))
     if rollout.to_generation == wanted and not rollout.from_generation and state == "running":
         if rollout.reason:

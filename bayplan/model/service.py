@@ -368,7 +368,8 @@ class RolloutState(StrEnum):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rollout:
     """The change from one generation to another. `reason` says why it is in `state`, or what
-    it waits for; `progress_at` is when the last task of the new generation became ready."""
+    it waits for; `progress_at` is when the last task of the new generation became ready.
+    `going_back`: it is the rollback of one that failed, whatever became of it."""
 
     namespace: str
     service: str
@@ -379,6 +380,7 @@ class Rollout:
     started_at: float = 0.0
     progress_at: float = 0.0
     finished_at: float = 0.0
+    going_back: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

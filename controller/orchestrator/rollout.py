@@ -3,10 +3,12 @@
            apply                     all slots new and proven
   (none) ───────► RUNNING ─────────────────────────────────────► COMPLETE
                    │  a new task fails, or no progress in time
-                   ├─ on_failure: pause ──► PAUSED ◄─┐ the rollback fails too
+                   ├─ on_failure: pause ──► PAUSED ◄─┐ the rollback makes no progress
                    └─ on_failure: rollback ─► ROLLING_BACK ────► ROLLED_BACK
 
-Rolling back makes a new version with the old spec; PAUSED ends with the next version applied.
+Rolling back makes a new version with the old spec. It fails only for want of progress: what it goes
+back to was good once, and nothing would be won by giving up for one task that ended. PAUSED ends
+with the next version applied, or when all slots are new and proven after all.
 """
 
 from __future__ import annotations
@@ -53,7 +55,8 @@ def proven_at(situation: Situation, rollout: Rollout, observed: Observed) -> flo
     it does not serve."""
     if not observed.serving:
         return None
-    if rollout.state in ACTIVE and observed.task.created_at >= rollout.started_at:
+    unfinished = rollout.state in ACTIVE or rollout.state is RolloutState.PAUSED
+    if unfinished and observed.task.created_at >= rollout.started_at:
         return observed.since_at + situation.service.value.spec.update.monitor_s
     return observed.since_at
 
@@ -115,13 +118,33 @@ def _good_generation(old: Rollout | None, outdated: Sequence[Observed]) -> int:
     """The version to go back to; 0: there is none."""
     if old is None:
         return max((o.task.generation for o in outdated), default=0)
-    settled = (RolloutState.COMPLETE, RolloutState.ROLLED_BACK, RolloutState.ROLLING_BACK)
-    return old.to_generation if old.state in settled else old.from_generation
+    return old.to_generation if old.state is RolloutState.COMPLETE else last_good(old)
+
+
+def last_good(rollout: Rollout) -> int:
+    """The newest version known to have been good, of a rollout that is not complete; 0: none."""
+    back = rollout.going_back or rollout.state in (
+        RolloutState.ROLLING_BACK,
+        RolloutState.ROLLED_BACK,
+    )
+    return rollout.to_generation if back else rollout.from_generation
 
 
 def failure(situation: Situation, rollout: Rollout, now: float) -> str:
     """Why the active rollout has failed; empty: it has not (yet)."""
     update = situation.service.value.spec.update
+    why = "" if rollout.state is RolloutState.ROLLING_BACK else _slot_failure(situation, rollout)
+    if why:
+        return why
+    waited_s = now - progress_at(situation, rollout, now)
+    if waited_s >= update.progress_deadline_s:
+        return f"no progress for {waited_s:.0f}s; {waits_for(situation, rollout)}"
+    return ""
+
+
+def _slot_failure(situation: Situation, rollout: Rollout) -> str:
+    """What a task of this rollout did that its version is to blame for; empty: nothing."""
+    monitor_s = situation.service.value.spec.update.monitor_s
     slots = situation.slots
     for slot in situation.wanted_slots:
         ours = [
@@ -133,12 +156,9 @@ def failure(situation: Situation, rollout: Rollout, now: float) -> str:
         if len(refused) >= REJECTIONS_MAX:
             return f"{refused[-1].task.name} rejected {len(refused)} times: {said(refused[-1])}"
         for observed in ours:
-            why = _task_failure(observed, update.monitor_s)
+            why = _task_failure(observed, monitor_s)
             if why:
                 return f"{observed.task.name} {why}"
-    waited_s = now - progress_at(situation, rollout, now)
-    if waited_s >= update.progress_deadline_s:
-        return f"no progress for {waited_s:.0f}s; {waits_for(situation, rollout)}"
     return ""
 
 
@@ -250,6 +270,7 @@ def _roll_back(
         reason=f"v{rollout.to_generation}: {reason}",
         started_at=now,
         progress_at=now,
+        going_back=True,
     )
     decision.add(
         Put(Kind.SERVICE, key, restored, situation.service.mod_revision),

@@ -134,11 +134,12 @@ def _sort_out(situation: Situation, phase: Phase, number: int, tasks: list[Obser
     slot = _Slot(number, tasks)
     staying: list[Observed] = []
     leaving: list[Observed] = []
+    replaces = _replaces(situation, phase) or _has_successor(situation, phase, tasks)
     for observed in tasks:
         if situation.gone(observed):
             slot.lost.append(observed)
         elif observed.wanted:
-            outdated = not rollout.updated(situation, observed) and _replaces(situation, phase)
+            outdated = replaces and not rollout.updated(situation, observed)
             gone = leaving if outdated or situation.moving(observed) else staying
             gone.append(observed)
     if staying:
@@ -206,10 +207,10 @@ def _refill(
             return ()
         return _create(situation, slot, service.generation, now)
     generation = service.generation
-    if outdated and last is not None and found.keep_version and not _settled(phase):
+    if phase.rollout.state is RolloutState.PAUSED and not found.keep_version:
+        generation = rollout.last_good(phase.rollout) or service.generation
+    elif outdated and last is not None and found.keep_version and not _settled(phase):
         generation = last.task.generation
-    elif last is None and phase.rollout.state is RolloutState.PAUSED:
-        generation = phase.rollout.from_generation or service.generation
     if last is not None and last.state in (TaskState.FAILED, TaskState.REJECTED):
         text = f"{said(last)}; it is replaced"
         decision.note(situation, "Replaced", text, task=last.task, severity=Severity.WARNING)
@@ -247,6 +248,13 @@ def _replaces(situation: Situation, phase: Phase) -> bool:
     """Tasks of older versions are to go. A daemon's on a node that was lost is met by that only
     once the rollout is long over and the node is back."""
     return phase.active or (situation.daemon and _settled(phase))
+
+
+def _has_successor(situation: Situation, phase: Phase, tasks: Sequence[Observed]) -> bool:
+    """A paused rollout begins no replacement, and does not end one that it has begun: where a
+    slot has a task of the new version, the old one serves until that has proved good."""
+    paused = phase.rollout.state is RolloutState.PAUSED
+    return paused and any(o.wanted and rollout.updated(situation, o) for o in tasks)
 
 
 def _settled(phase: Phase) -> bool:

@@ -171,6 +171,7 @@ def a_service(
     reason: str = "",
     status: str = "running",
     status_reason: str = "",
+    stopped: bool = False,
     tasks: tuple[Any, ...] = (),
     source: str = "kind: Service # typed\nname: shop-web\n",
 ) -> Any:
@@ -188,6 +189,7 @@ def a_service(
         spec=ServiceSpec(name="shop-web", namespace="prod", template=template, replicas=desired),
         template_hash="h",
         replicas=desired,
+        stopped=stopped,
         source=source,
         created_at=NOW - 12 * 86400,
         applied_at=NOW - 200,

@@ -41,6 +41,9 @@ DONE = {
     "complete": a_service(),
     "no rollout was needed": a_service(rollout=None),
     "stopped": a_service(desired=0, ready=0, updated=0, status="stopped"),
+    "stopped, while its rollout is paused": a_service(
+        desired=0, ready=0, updated=0, rollout=RolloutState.PAUSED, stopped=True
+    ),
     "what is over does not count": a_service(
         desired=1, ready=1, updated=1, tasks=(a_task(1), a_task(2, TaskState.FAILED))
     ),

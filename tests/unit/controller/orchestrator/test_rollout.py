@@ -108,7 +108,62 @@ def test_a_failure_may_pause_instead() -> None:
     assert rig.versions().count("a") == 3
 
 
-def test_a_failed_rollback_pauses() -> None:
+def test_a_pause_takes_nothing_from_what_serves() -> None:
+    """Where the new task of a slot does not serve, the old one stays, and a slot that comes back
+    gets the version that was good; once the new tasks prove good after all, the rest follows."""
+    rig = a_service(3, max_surge=2, on_failure=OnFailure.PAUSE)
+    update(rig)
+    new = [t for t in rig.live() if t.generation == 2]
+    rig.report(new[0], TaskState.RUNNING, restarting_until_at=5000.0, exit_code=1)
+    rig.settle()
+    assert rig.rollout.state is RolloutState.PAUSED
+    assert rig.names() == ["web.1.1", "web.1.2", "web.2.1", "web.2.2", "web.3.1"]
+    rig.change(replicas=1)
+    rig.run(rounds=3, version="a")
+    rig.change(replicas=3)
+    rig.run(rounds=3, version="a")
+    assert rig.versions() == ["a", "b", "a", "a"]
+    rig.report(new[0], TaskState.RUNNING, incarnation=2)
+    rig.advance(4.9)
+    assert rig.versions() == ["a", "b", "a", "a"]
+    rig.advance(0.1)
+    assert rig.versions() == ["b", "a", "a"]
+
+
+def test_a_rollback_goes_on_past_an_accident() -> None:
+    """One container that is killed during a rollback is restarted; nobody has to step in."""
+    rig = a_service(3, max_unavailable=3, max_surge=0)
+    update(rig)
+    rig.run(rounds=2, version="none")
+    rig.report(rig.live()[0], TaskState.FAILED, exit_code=1)
+    rig.settle()
+    rig.run(rounds=2)
+    assert rig.rollout.state is RolloutState.ROLLING_BACK
+    fields = {"restarting_until_at": rig.now + 1, "finished_at": rig.now, "exit_code": 137}
+    rig.report(rig.live()[0], TaskState.RUNNING, started_at=rig.now - 1, **fields)
+    rig.settle()
+    assert rig.rollout.state is RolloutState.ROLLING_BACK
+    rig.report(rig.live()[0], TaskState.RUNNING, incarnation=2)
+    rig.run(rounds=8)
+    assert rig.rollout.state is RolloutState.ROLLED_BACK
+    assert rig.versions() == ["a"] * 3
+
+
+def test_after_a_failed_rollback_the_good_version_is_the_one_to_go_back_to() -> None:
+    """A third version that fails does not bring back the second, which failed as well."""
+    rig = a_service(2, max_unavailable=2, max_surge=0, progress_deadline_s=10.0)
+    update(rig)
+    rig.run(rounds=20, version="none")
+    for _ in range(15):
+        rig.advance(1.0)
+    assert rig.rollout.state is RolloutState.PAUSED
+    update(rig, "c")
+    rig.run(rounds=25, version="a")
+    assert rig.service.template_hash == "hash-a"
+    assert rig.rollout.state is RolloutState.ROLLED_BACK
+
+
+def test_a_rollback_without_progress_pauses() -> None:
     """Versions do not chase each other when neither works."""
     rig = a_service(2, max_unavailable=2, max_surge=0)
     update(rig)
@@ -123,7 +178,10 @@ def test_a_failed_rollback_pauses() -> None:
         if task.node:
             rig.report(task, TaskState.FAILED, exit_code=1)
     rig.run(rounds=3, version="none")
+    assert rig.rollout.state is RolloutState.ROLLING_BACK
+    rig.run(rounds=60, version="none")
     assert rig.rollout.state is RolloutState.PAUSED
+    assert "no progress for 60s" in rig.rollout.reason
     assert rig.service.generation == 3
 
 

@@ -1239,6 +1239,7 @@ class Rollout(message.Message):
     STARTED_AT_FIELD_NUMBER: builtins.int
     PROGRESS_AT_FIELD_NUMBER: builtins.int
     FINISHED_AT_FIELD_NUMBER: builtins.int
+    GOING_BACK_FIELD_NUMBER: builtins.int
     namespace: builtins.str
     service: builtins.str
     from_generation: builtins.int
@@ -1248,6 +1249,7 @@ class Rollout(message.Message):
     started_at: builtins.float
     progress_at: builtins.float
     finished_at: builtins.float
+    going_back: builtins.bool
     def __init__(
         self,
         *,
@@ -1260,10 +1262,11 @@ class Rollout(message.Message):
         started_at: builtins.float = ...,
         progress_at: builtins.float = ...,
         finished_at: builtins.float = ...,
+        going_back: builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["finished_at", b"finished_at", "from_generation", b"from_generation", "namespace", b"namespace", "progress_at", b"progress_at", "reason", b"reason", "service", b"service", "started_at", b"started_at", "state", b"state", "to_generation", b"to_generation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["finished_at", b"finished_at", "from_generation", b"from_generation", "going_back", b"going_back", "namespace", b"namespace", "progress_at", b"progress_at", "reason", b"reason", "service", b"service", "started_at", b"started_at", "state", b"state", "to_generation", b"to_generation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
