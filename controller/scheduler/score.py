@@ -45,7 +45,9 @@ class Cost:
     ) -> None:
         self._columns = columns
         self._need: Ints = np.array(amounts(pending.template.resources), dtype=np.int64)
-        self._share: Floats = self._need[:, None] / np.maximum(columns.frame.allocatable, 1)
+        scale = np.maximum(columns.frame.allocatable, 1)
+        self._share: Floats = self._need[:, None] / scale
+        self._load: Floats = (columns.frame.allocatable - columns.free) / scale
         self._policy = policy
         self.parts: Parts = wishes(columns, pending)
         match policy:
@@ -58,42 +60,36 @@ class Cost:
                 self.parts["tasks of the service"] = columns.dense_counts(
                     pending.task.service_uid
                 ).astype(float)
-                self.parts["load"] = LOAD_WEIGHT * self._load_after()
+                self.parts["load"] = LOAD_WEIGHT * (self._load + self._share).max(axis=0)
         rng = np.random.Generator(np.random.PCG64(seed))
         self._tie: Floats = rng.random(columns.size) * TIE_WEIGHT
         first = self._tie.copy()
         for part in self.parts.values():
             first += part
         self.first: Floats = first
-        if policy is not PlacementPolicy.PACK:
-            self._step: Floats = self._steps()
 
     def next(self, row: int, count: int) -> float:
-        if self._policy is not PlacementPolicy.PACK:
-            return float(self.first[row] + count * self._step[row])
-        before = self.parts["pack"][row]
-        after = self._pack(np.array([row]), count)[0]
-        return float(self.first[row] - before + after)
+        match self._policy:
+            case PlacementPolicy.PACK:
+                before = self.parts["pack"][row]
+                after = self._pack(np.array([row]), count)[0]
+                return float(self.first[row] - before + after)
+            case PlacementPolicy.BALANCE:
+                step = 2 * (self._share[:, row] ** 2).sum() + BALANCE_COUNT_WEIGHT
+                return float(self.first[row] + count * step)
+            case _:
+                return float(self.first[row]) + count + self._fuller(row, count)
 
-    def _steps(self) -> Floats:
-        """Shape (nodes,): how much worse a node becomes by one task of the class."""
-        if self._policy is PlacementPolicy.BALANCE:
-            grown: Floats = 2 * (self._share**2).sum(axis=0) + BALANCE_COUNT_WEIGHT
-            return grown
-        worse: Floats = 1.0 + LOAD_WEIGHT * self._share.max(axis=0)
-        return worse
-
-    def _load_after(self) -> Floats:
-        """Shape (nodes,): the fullest amount of each node with one more task of the class."""
-        allocatable = self._columns.frame.allocatable
-        used = allocatable - self._columns.free + self._need[:, None]
-        load: Floats = (used / np.maximum(allocatable, 1)).max(axis=0)
-        return load
+    def _fuller(self, row: int, count: int) -> float:
+        """By how much the load of a node costs more, once `count` tasks more are there. The
+        fullest amount can be another one then."""
+        load, share = self._load[:, row].tolist(), self._share[:, row].tolist()
+        first = max(x + s for x, s in zip(load, share, strict=True))
+        after = max(x + (count + 1) * s for x, s in zip(load, share, strict=True))
+        return LOAD_WEIGHT * (after - first)
 
     def _balance(self, pending: PendingTask) -> Floats:
-        allocatable = self._columns.frame.allocatable
-        load = (allocatable - self._columns.free) / np.maximum(allocatable, 1)
-        grown: Floats = ((2 * load + self._share) * self._share).sum(axis=0)
+        grown: Floats = ((2 * self._load + self._share) * self._share).sum(axis=0)
         counts = self._columns.dense_counts(pending.task.service_uid)
         return grown + BALANCE_COUNT_WEIGHT * counts
 
