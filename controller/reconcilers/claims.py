@@ -23,7 +23,7 @@ class Claim:
 
 class Claims:
     """Claims by the uid of the waiting task. Kept in memory alone: a new leader finds the victims
-    ending already, and makes no more room than is lacking then."""
+    ending already, claims their room, and ends others only where that is not enough."""
 
     def __init__(self) -> None:
         self._claims: dict[str, Claim] = {}
@@ -75,7 +75,9 @@ class Claims:
                         severity=Severity.WARNING,
                     )
                 )
-            groups.append(tuple(changes))
+            if preemption.victims:
+                groups.append(tuple(changes))
+            keys += [((o.task.namespace, o.task.name), o.task.uid) for o in preemption.leaving]
             self._claims[preemption.uid] = Claim(preemption.node, tuple(keys))
         return groups, notes
 

@@ -76,7 +76,8 @@ class ClusterView:
     by number anywhere in the cluster, which `auto` keeps clear of. `services`: name -> uid.
     `repels`: service -> (another that must be apart from it, over which key).
     `shapes`: (cpu, memory, pids, disk) -> tasks that ask for it. `used`: priority -> shape (4,
-    nodes), what tasks of it hold. `occupants`: node index -> its tasks.
+    nodes), what tasks of it hold. `leaving`: nodes with tasks that were told to end and hold their
+    room still. `occupants`: node index -> its tasks.
     """
 
     nodes: tuple[NodeView, ...]
@@ -90,6 +91,7 @@ class ClusterView:
     quotas: Mapping[str, QuotaRoom] = field(default_factory=dict)
     shapes: Mapping[tuple[int, ...], int] = field(default_factory=dict)
     used: Mapping[int, Ints] = field(default_factory=dict, compare=False)
+    leaving: frozenset[int] = frozenset()
     occupants: Mapping[int, Sequence[Occupant]] = field(default_factory=dict, compare=False)
     frame: Frame | None = field(default=None, compare=False, repr=False)
 
@@ -162,12 +164,13 @@ class Placed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preemption:
-    """`victims` have to end so that the task `uid` fits on `node`; it stays unplaced until they
-    have."""
+    """`victims` have to end so that the task `uid` fits on `node`, and `leaving`, which were told
+    to already or are victims of another task; it stays unplaced until they have."""
 
     uid: str
     node: str
     victims: tuple[Occupant, ...]
+    leaving: tuple[Occupant, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

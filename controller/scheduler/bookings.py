@@ -70,6 +70,7 @@ class Bookings:
         self.owners: Shared[HostPort, str] = Shared()
         self.devices: dict[int, dict[DeviceKey, int]] = {}
         self.shapes: Counter[tuple[int, ...]] = Counter()
+        self.leaving: dict[int, int] = {}
         self.used: dict[int, Ints] = {}
         self._total: Ints = np.zeros((len(AMOUNTS), 0), dtype=np.int64)
         self._due: dict[tuple[int, int], list[int]] = {}
@@ -103,6 +104,8 @@ class Bookings:
         if counted:
             _bump(self.counts.of(uid), row, by)
             self.counts.drop_empty(uid)
+        else:
+            _bump(self.leaving, row, by)
         for share in task.devices:
             self._dirty.add(row)
             used = self.devices.setdefault(row, {})
@@ -186,6 +189,7 @@ class Bookings:
         self.used = {p: _placed_anew(held, kept, target, nodes) for p, held in self.used.items()}
         self.counts.renumber(moved)
         self.owners.renumber(moved)
+        self.leaving = {moved[r]: count for r, count in self.leaving.items() if r in moved}
         self.devices = {moved[r]: use for r, use in self.devices.items() if r in moved}
         self._port_refs = Counter(
             {(p, moved[r], u): n for (p, r, u), n in self._port_refs.items() if r in moved}

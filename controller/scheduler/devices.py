@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from bayplan.model.node import Device
 from bayplan.model.service import DeviceRequest
@@ -15,8 +15,19 @@ class Inventory:
     whole ones stay whole), whole ones in order."""
 
     def __init__(self, devices: Sequence[Device], use: Mapping[DeviceKey, int]) -> None:
-        self._devices = sorted(devices, key=lambda d: (d.name, len(d.id), d.id))
+        self._devices = tuple(sorted(devices, key=lambda d: (d.name, len(d.id), d.id)))
         self._free = {(d.name, d.id): WHOLE - use.get((d.name, d.id), 0) for d in devices}
+
+    def after(self, given_back: Iterable[DeviceShare], taken: Iterable[DeviceShare]) -> Inventory:
+        """Another one, where some tasks have ended and others have come."""
+        made = Inventory(self._devices, {})
+        made._free = dict(self._free)
+        for sign, shares in ((1, given_back), (-1, taken)):
+            for share in shares:
+                key = share.name, share.id
+                if key in made._free:
+                    made._free[key] += sign * share.millis
+        return made
 
     def room(self, requests: Sequence[DeviceRequest]) -> int:
         """How many tasks with these requests can still be placed."""

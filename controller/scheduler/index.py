@@ -133,6 +133,7 @@ class ClusterIndex:
             repels=self._repels,
             shapes=dict(bookings.shapes),
             used=dict(bookings.used),
+            leaving=frozenset(bookings.leaving),
             occupants=_Occupants(self._names, self._tasks_on, self.tables),
             frame=Frame(nodes, self._facts, free, self._allocatable, self._blocked),
         )

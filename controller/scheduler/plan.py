@@ -19,6 +19,7 @@ from controller.scheduler.base import (
     ClusterView,
     Explanation,
     HostPort,
+    Occupant,
     PendingTask,
     Placed,
     Plan,
@@ -41,6 +42,9 @@ from controller.scheduler.levels import Level, levels_of
 from controller.scheduler.preempt import Preemptor
 from controller.scheduler.quota import Quotas
 from controller.scheduler.score import Cost
+
+NAMES_MAX = 5
+"""Tasks that a sentence names."""
 
 ClassKey = tuple[str, int, str, tuple[str, ...], str, str]
 
@@ -271,11 +275,12 @@ class _Made:
             self.preemptions.append(found)
             row = self.columns.frame.facts.index[found.node]
             search.count(row)
-            names = ", ".join(v.task.name for v in found.victims)
+            ended = "it has" if len(found.victims) + len(found.leaving) == 1 else "they have"
+            names = _names([*found.victims, *found.leaving])
             self.unplaced[task.task.uid] = Explanation(
                 nodes=explanation.nodes,
                 reasons=explanation.reasons,
-                remark=f"takes the room of {names} on {found.node} once it has ended",
+                remark=f"takes the room of {names} on {found.node} once {ended} ended",
             )
 
 
@@ -342,6 +347,12 @@ class Search:
                 drop("spread", keyless, _all(f"without {level.over}"))
                 drop("spread", level.closed[level.codes], _all(level.sentence()))
         return self._found.explain(extra, remark)
+
+
+def _names(occupants: Sequence[Occupant]) -> str:
+    shown = [o.task.name for o in occupants[:NAMES_MAX]]
+    more = len(occupants) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
 def _all(text: str) -> object:

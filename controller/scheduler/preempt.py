@@ -2,12 +2,12 @@
 
 The least valuable set has the lowest highest priority, then the fewest tasks, then the lowest sum
 of priorities, then the least resources. It never takes more tasks of a service than its disruption
-budget leaves.
+budget leaves. Best is where nobody has to end who is not ending anyway.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from math import comb
@@ -15,6 +15,7 @@ from math import comb
 import numpy as np
 
 from bayplan.model.service import NetworkMode
+from bayplan.model.task import DeviceShare
 from controller.scheduler.base import HostPort, Occupant, PendingTask, Preemption
 from controller.scheduler.columns import Columns
 from controller.scheduler.devices import Inventory
@@ -26,7 +27,11 @@ NODES_MAX = 32
 SETS_MAX = 2000
 """Sets of one size that are compared; beyond, tasks are added by size and dropped again."""
 
+LEAVING_MAX = 32
+"""Nodes that are looked at because tasks of theirs end anyway."""
+
 Value = tuple[int, int, int, float]
+NOBODY: Value = (-(1 << 62), 0, 0, 0.0)
 
 
 class Preemptor:
@@ -36,6 +41,7 @@ class Preemptor:
         self._columns = columns
         self._left = dict(disruptable)
         self._taken: set[str] = set()
+        self._shares: dict[int, list[DeviceShare]] = defaultdict(list)
 
     def find(
         self,
@@ -54,22 +60,38 @@ class Preemptor:
         best: tuple[Value, int, tuple[Occupant, ...]] | None = None
         for row in self._promising(pending, hard):
             victims = self._victims(pending, row, ports, exclusive=exclusive)
-            if victims:
+            if victims is not None:
                 key = (self._value(victims, row), row, victims)
                 if best is None or key[:2] < best[:2]:
                     best = key
         if best is None:
             return None
         _, row, victims = best
+        leaving = self._leaving(row)
+        room = self._room(pending, row, ports, exclusive=exclusive)
+        self._shares[row] += room.devices(victims).take(pending.template.devices)
         for victim in victims:
             self._taken.add(victim.task.uid)
             if victim.task.service_uid in self._left:
                 self._left[victim.task.service_uid] -= 1
         columns.reserve(row, _need(pending))
-        return Preemption(uid=pending.task.uid, node=columns.view.nodes[row].name, victims=victims)
+        node = columns.view.nodes[row].name
+        return Preemption(uid=pending.task.uid, node=node, victims=victims, leaving=leaving)
+
+    def _leaving(self, row: int) -> tuple[Occupant, ...]:
+        """Whose room comes free without anything more being done."""
+        occupants = self._columns.view.occupants.get(row, ())
+        return tuple(o for o in occupants if not o.movable or o.task.uid in self._taken)
+
+    def _room(
+        self, pending: PendingTask, row: int, ports: Sequence[HostPort], *, exclusive: bool
+    ) -> _Room:
+        leaving, shares = self._leaving(row), self._shares.get(row, ())
+        return _Room(self._columns, pending, row, ports, leaving, shares, exclusive=exclusive)
 
     def _promising(self, pending: PendingTask, hard: Bools) -> list[int]:
-        """Nodes where tasks of lower priority hold enough, the best first."""
+        """Nodes where tasks of lower priority hold enough, the best first, and before them those
+        where some end anyway."""
         columns, need = self._columns, _need(pending)[:, None]
         free = columns.free.copy()
         lacking = (np.maximum(need - free, 0) / np.maximum(columns.frame.allocatable, 1)).sum(0)
@@ -79,14 +101,19 @@ class Preemptor:
             enough = ((free >= need) | (need == 0)).all(axis=0) & ~hard & np.isinf(at_priority)
             at_priority[enough] = priority
         rows = np.flatnonzero(~np.isinf(at_priority))
-        order = np.lexsort((lacking[rows], at_priority[rows]))[:NODES_MAX]
+        order = np.lexsort((lacking[rows], at_priority[rows]))
         found: list[int] = rows[order].tolist()
-        return found
+        ending = self._shares.keys() | columns.view.leaving
+        sooner = [row for row in found if row in ending][:LEAVING_MAX] if ending else []
+        return list(dict.fromkeys([*sooner, *found[:NODES_MAX]]))
 
     def _victims(
         self, pending: PendingTask, row: int, ports: Sequence[HostPort], *, exclusive: bool
-    ) -> tuple[Occupant, ...]:
-        """The least valuable set of one node; empty: none will do."""
+    ) -> tuple[Occupant, ...] | None:
+        """The least valuable set of one node; None: none will do."""
+        room = self._room(pending, row, ports, exclusive=exclusive)
+        if room.fits(()):
+            return ()
         able = [
             o
             for o in self._columns.view.occupants.get(row, ())
@@ -95,7 +122,6 @@ class Preemptor:
             and o.task.uid not in self._taken
             and self._left.get(o.task.service_uid, 1) > 0
         ]
-        room = _Room(self._columns, pending, row, ports, exclusive=exclusive)
         for limit in sorted({o.priority for o in able}):
             usable = sorted(
                 (o for o in able if o.priority <= limit),
@@ -103,7 +129,7 @@ class Preemptor:
             )
             if room.fits(self._within_budget(usable)):
                 return self._least(usable, room, row)
-        return ()
+        return None
 
     def _within_budget(self, usable: Sequence[Occupant]) -> tuple[Occupant, ...]:
         counted: Counter[str] = Counter()
@@ -134,6 +160,8 @@ class Preemptor:
         return tuple(chosen)
 
     def _value(self, victims: Sequence[Occupant], row: int) -> Value:
+        if not victims:
+            return NOBODY
         scale = np.maximum(self._columns.frame.allocatable[:, row], 1)
         return (
             max(v.priority for v in victims),
@@ -144,7 +172,8 @@ class Preemptor:
 
 
 class _Room:
-    """Does a task fit on one node once some of its tasks have ended?"""
+    """Does a task fit on one node once some of its tasks have ended, those that are `leaving`
+    among them? `shares`: devices that are kept for others who wait."""
 
     def __init__(
         self,
@@ -152,12 +181,18 @@ class _Room:
         pending: PendingTask,
         row: int,
         ports: Sequence[HostPort],
+        leaving: Sequence[Occupant],
+        shares: Sequence[DeviceShare],
         *,
         exclusive: bool,
     ) -> None:
-        self._node = columns.view.nodes[row]
+        self._inventory = columns.inventory(row).after(
+            (share for o in leaving for share in o.task.devices), shares
+        )
         self._need = _need(pending)
         self._free = columns.free[:, row].copy()
+        for occupant in leaving:
+            self._free += np.array(amounts(occupant.template.resources), dtype=np.int64)
         self.scale: Ints = np.maximum(columns.frame.allocatable[:, row], 1)
         self._requests = pending.template.devices
         service = pending.task.service_uid
@@ -172,6 +207,7 @@ class _Room:
             for o in columns.view.occupants.get(row, ())
             if blocked and blocked & ports_held(o)
         }
+        self._holders -= {o.task.uid for o in leaving}
 
     def fits(self, ended: Sequence[Occupant]) -> bool:
         free = self._free.copy()
@@ -181,15 +217,11 @@ class _Room:
             return False
         if self._holders and not self._holders <= {o.task.uid for o in ended}:
             return False
-        return not self._requests or self._has_devices(ended)
+        return not self._requests or self.devices(ended).room(self._requests) > 0
 
-    def _has_devices(self, ended: Sequence[Occupant]) -> bool:
-        use = dict(self._node.device_use)
-        for occupant in ended:
-            for share in occupant.task.devices:
-                key = (share.name, share.id)
-                use[key] = use.get(key, 0) - share.millis
-        return Inventory(self._node.devices, use).room(self._requests) > 0
+    def devices(self, ended: Sequence[Occupant]) -> Inventory:
+        """What there is then."""
+        return self._inventory.after((s for o in ended for s in o.task.devices), ())
 
 
 def ports_held(occupant: Occupant) -> set[HostPort]:

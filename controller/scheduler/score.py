@@ -75,15 +75,16 @@ class Cost:
                 after = self._pack(np.array([row]), count)[0]
                 return float(self.first[row] - before + after)
             case PlacementPolicy.BALANCE:
-                step = 2 * (self._share[:, row] ** 2).sum() + BALANCE_COUNT_WEIGHT
-                return float(self.first[row] + count * step)
+                step = 2 * float((self._share[:, row] ** 2).sum()) + BALANCE_COUNT_WEIGHT
+                return float(self.first[row]) + count * step
             case _:
                 return float(self.first[row]) + count + self._fuller(row, count)
 
     def _fuller(self, row: int, count: int) -> float:
         """By how much the load of a node costs more, once `count` tasks more are there. The
         fullest amount can be another one then."""
-        load, share = self._load[:, row].tolist(), self._share[:, row].tolist()
+        load: list[float] = self._load[:, row].tolist()
+        share: list[float] = self._share[:, row].tolist()
         first = max(x + s for x, s in zip(load, share, strict=True))
         after = max(x + (count + 1) * s for x, s in zip(load, share, strict=True))
         return LOAD_WEIGHT * (after - first)

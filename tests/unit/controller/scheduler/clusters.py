@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from bayplan.model.node import Device
@@ -82,20 +82,19 @@ def view(*nodes: NodeView, **more: Any) -> ClusterView:
             per_row[row] = per_row.get(row, 0) + 1
             matrices = used.setdefault(occupant.priority, matrix([Resources()] * len(nodes)))
             matrices[:, [row]] += matrix([occupant.template.resources])
-            node = made[row]
-            made[row] = a_node(
-                node.name,
-                node.free - occupant.template.resources,
-                room=node.allocatable,
-                taints=node.taints,
-                devices=node.devices,
-                device_use=node.device_use,
-                **node.labels,
-            )
+            made[row] = replace(made[row], free=made[row].free - occupant.template.resources)
+    leaving = frozenset(row for row, held in tasks.items() if any(not o.movable for o in held))
     services = {("default", uid): uid for uid in (*counts, *more.pop("services", ()))}
     return ClusterView(
         nodes=tuple(made),
-        **{"counts": counts, "services": services, "used": used, "occupants": tasks, **more},
+        **{
+            "counts": counts,
+            "services": services,
+            "used": used,
+            "occupants": tasks,
+            "leaving": leaving,
+            **more,
+        },
     )
 
 
