@@ -55,7 +55,7 @@ def pair() -> tuple[socket.socket, socket.socket]:
     return ours, theirs
 
 
-def expect(sock: socket.socket, wanted: bytes) -> list[int]:
+def expect(sock: socket.SocketType, wanted: bytes) -> list[int]:
     """In the child: wait for `wanted`, return its descriptors. End of file: the caller is gone."""
     message, fds = descriptors.receive(sock, _MESSAGE_MAX_BYTES)
     if message != wanted:
@@ -74,7 +74,7 @@ def held(listener: socket.socket) -> socket.socket:
         connection.close()
 
 
-def tell(sock: socket.socket, message: bytes, fds: Sequence[int] = ()) -> bool:
+def tell(sock: socket.SocketType, message: bytes, fds: Sequence[int] = ()) -> bool:
     """Send one message; False where the peer has ended."""
     try:
         descriptors.send(sock, message, fds)
@@ -83,7 +83,7 @@ def tell(sock: socket.socket, message: bytes, fds: Sequence[int] = ()) -> bool:
     return True
 
 
-def answer(sock: socket.socket, what: str) -> tuple[bytes, list[int]]:
+def answer(sock: socket.SocketType, what: str) -> tuple[bytes, list[int]]:
     """In the caller: the next message; empty at end of file. RuntimeFailure for what init
     reports, and where it does not answer in time."""
     try:
@@ -95,7 +95,7 @@ def answer(sock: socket.socket, what: str) -> tuple[bytes, list[int]]:
     return message, fds
 
 
-def reported(sock: socket.socket) -> RuntimeFailure | None:
+def reported(sock: socket.SocketType) -> RuntimeFailure | None:
     """What init has said before it died, where something else failed on our side for that."""
     sock.setblocking(False)
     try:
@@ -117,7 +117,7 @@ def failure(control: int) -> RuntimeFailure | None:
     return _failure(message) if message[:1] == FAILED else None
 
 
-def _receive(sock: socket.socket) -> tuple[bytes, list[int]]:
+def _receive(sock: socket.SocketType) -> tuple[bytes, list[int]]:
     """A peer that closes with our message unread leaves ECONNRESET before what it sent, once."""
     try:
         return descriptors.receive(sock, _MESSAGE_MAX_BYTES)
@@ -130,7 +130,7 @@ def _failure(message: bytes) -> RuntimeFailure:
     return RuntimeFailure(document["message"], document["field"])
 
 
-def report(sock: socket.socket, error: BaseException, step: str) -> None:
+def report(sock: socket.SocketType, error: BaseException, step: str) -> None:
     """In the child: say what failed."""
     if isinstance(error, RuntimeFailure):
         message, field = error.message, error.field

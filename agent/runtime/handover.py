@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import marshal
 from dataclasses import fields, replace
-from socket import socket
+from socket import SocketType
 from typing import Any
 
 from agent.runtime.cgroups import Cgroup, Kind
@@ -43,8 +43,13 @@ _NUMBERS = {kind: number for number, kind in enumerate(_TYPES)}
 _SEQUENCE = -1
 _KIND = -2
 _PLAIN = (str, bytes, int, bool, float, type(None), frozenset)
+# Of each type what writes its fields, made here side by side: to go by the names would write to
+# each name and each descriptor, which lie all over the heap.
+_SETTERS = tuple(
+    tuple(vars(kind)[name].__set__ for name in names)
+    for kind, names in zip(_TYPES, _NAMES, strict=True)
+)
 _new = object.__new__
-_set = object.__setattr__  # these values are frozen
 
 
 def pack(init: Init) -> bytes:
@@ -57,7 +62,7 @@ def pack(init: Init) -> bytes:
     return marshal.dumps(_flatten(replace(init, config=config, stdio=Stdio())))
 
 
-def unpack(data: bytes, control: socket, stdio: Stdio) -> Init:
+def unpack(data: bytes, control: SocketType, stdio: Stdio) -> Init:
     """The Init with the descriptors it has here."""
     init = _build(marshal.loads(data))
     if not isinstance(init, Init):
@@ -80,7 +85,7 @@ def _flatten(value: object) -> Any:
         return [number, *(_flatten(getattr(value, name)) for name in _NAMES[number])]
     if isinstance(value, Kind):
         return [_KIND, str(value)]
-    if isinstance(value, socket | Stdio):
+    if isinstance(value, SocketType | Stdio):
         return None
     if isinstance(value, dict):
         return {key: _flatten(item) for key, item in value.items()}
@@ -99,7 +104,6 @@ def _build(value: Any) -> Any:
     if number == _KIND:
         return Kind(value[1])
     built: object = _new(_TYPES[number])
-    for position, name in enumerate(_NAMES[number], 1):
-        item = value[position]
-        _set(built, name, _build(item) if type(item) is list else item)
+    for put, item in zip(_SETTERS[number], value[1:], strict=True):
+        put(built, _build(item) if type(item) is list else item)
     return built

@@ -52,7 +52,7 @@ class Init:
     mounts: Sequence[tuple[Mount, Options]]
     cgroup: Cgroup
     stdio: Stdio
-    control: socket.socket
+    control: socket.SocketType
     program: bytes | None
     program_flags: int
     last_capability: int

@@ -7,10 +7,13 @@
     request + [what a shim needs] ────────────► serves
     or end of file ───────────────────────────► kills the process and ends
 
-The order goes through a socket that all spares wait at, the rest through `reply`. An order is
-numbers in text: clone flags, which of stdio there are (bits), whether a cgroup is given, and the
-kind of each namespace to join; its descriptors come in that order. For a time namespace a line
-follows for each clock's offset, and an empty one.
+The order goes through a socket that all spares wait at, the rest through `reply`. An order is the
+clone flags and a byte that says which of stdio there are and whether a cgroup is given; its
+descriptors come in that order. Only where namespaces are joined or clocks moved, text follows: the
+kinds of the namespaces, whose descriptors come last, and a line for each clock's offset.
+
+A spare shares its memory with the zygote page by page until it writes there, and then with the
+process it clones once more: it does little before, and nothing that could be done by the creator.
 """
 
 from __future__ import annotations
@@ -19,9 +22,9 @@ import errno
 import os
 import signal
 import socket
-from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from socket import SocketType
+from struct import Struct
 from typing import NoReturn
 
 from agent.runtime import channel, handover
@@ -29,11 +32,20 @@ from agent.runtime.failure import RuntimeFailure
 from agent.runtime.init import Init
 from agent.runtime.spawn import spawn
 from agent.runtime.stdio import Stdio
-from agent.syscalls import descriptors
+from agent.syscalls import descriptors, processes
 
 # reply, control and Init; three of stdio and the cgroup; one for each type of namespace.
 _DESCRIPTORS_MAX = 3 + 4 + 8
 _ORDER = bytearray(512)
+_HEAD = Struct("=QB")
+_CGROUP = 8  # in the byte of _HEAD, after a bit for each of stdio
+_DESCRIPTORS = tuple(Struct(f"={number}i") for number in range(_DESCRIPTORS_MAX + 1))
+_SPACE = socket.CMSG_SPACE(4 * _DESCRIPTORS_MAX)
+# Plain numbers: an enum's member takes many objects to become one.
+_AF_UNIX, _SEQPACKET = int(socket.AF_UNIX), int(socket.SOCK_SEQPACKET)
+_CLOEXEC, _TRUNCATED = int(socket.MSG_CMSG_CLOEXEC), int(socket.MSG_TRUNC | socket.MSG_CTRUNC)
+
+Process = tuple[int, int, SocketType]
 
 
 class Remote:
@@ -58,15 +70,11 @@ class Remote:
             os.write(blob, handover.pack(init))
             stdio = (init.stdio.stdin, init.stdio.stdout, init.stdio.stderr)
             mask = sum(1 << number for number, fd in enumerate(stdio) if fd is not None)
+            mask |= _CGROUP if cgroup_fd >= 0 else 0
             given = [fd for fd in (*stdio, cgroup_fd) if fd is not None and fd >= 0]
-            numbers = (flags, mask, int(cgroup_fd >= 0), *(kind for _, kind in joins))
-            lines = [" ".join(str(number) for number in numbers)]
-            if time_offsets is not None:
-                lines += [f"{clock} {s} {ns}" for clock, (s, ns) in time_offsets.items()]
-                lines.append("")
             descriptors.send(
                 self._orders,
-                "\n".join(lines).encode(),
+                _HEAD.pack(flags, mask) + _text(joins, time_offsets),
                 [theirs.fileno(), init.control.fileno(), blob, *given, *(fd for fd, _ in joins)],
             )
         finally:
@@ -83,72 +91,98 @@ class Remote:
             self.reply.close()
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
-    """As it arrived."""
+def _text(
+    joins: Sequence[tuple[int, int]], time_offsets: Mapping[str, tuple[int, int]] | None
+) -> bytes:
+    """What of an order follows its head; empty for most."""
+    if not joins and time_offsets is None:
+        return b""
+    lines = [" ".join(str(kind) for _, kind in joins)]
+    if time_offsets is not None:
+        lines += [f"{clock} {s} {ns}" for clock, (s, ns) in time_offsets.items()]
+        lines.append("")
+    return "\n".join(lines).encode()
 
-    reply: socket.socket
-    numbers: tuple[int, ...]
-    time_offsets: Mapping[str, tuple[int, int]] | None
-    descriptors: tuple[int, ...]
 
-
-def receive(orders: socket.socket) -> Order | None:
-    """In a spare: wait for an order; None where none comes any more."""
-    # Into little memory that is there already: a large allocation would write all over the heap
-    # that the shim shares with the zygote.
-    count, ancillary, flags, _ = orders.recvmsg_into(
-        [_ORDER], socket.CMSG_SPACE(4 * _DESCRIPTORS_MAX), socket.MSG_CMSG_CLOEXEC
-    )
+def receive(orders: socket.socket) -> tuple[int, bytes] | None:
+    """In a spare: wait for an order; its size and its descriptors, the rest is in memory that is
+    there already. None where none comes any more."""
+    count, ancillary, flags, _ = orders.recvmsg_into([_ORDER], _SPACE, _CLOEXEC)
     if not count:
         return None
-    fds = array("i")
-    fds.frombytes(ancillary[0][2])
-    if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+    if flags & _TRUNCATED:
         raise OSError(errno.EMSGSIZE, "an order is larger than there are namespaces to join")
-    message = bytes(memoryview(_ORDER)[:count])
-    reply = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=fds[0])
-    head, *lines = message.split(b"\n")
-    numbers = tuple(int(number) for number in head.split())
-    return Order(reply, numbers, _offsets(lines) if lines else None, tuple(fds[1:]))
+    return count, ancillary[0][2]
 
 
-def _offsets(lines: list[bytes]) -> dict[str, tuple[int, int]]:
-    words = [line.decode().split() for line in lines if line]
-    return {clock: (int(s), int(ns)) for clock, s, ns in words}
-
-
-def obey(order: Order) -> tuple[int, int] | None:
-    """Carry it out: pid and pidfd of the process; None where that fails and the creator knows."""
-    flags, mask, has_cgroup, *kinds = order.numbers
-    control, blob, *rest = order.descriptors
-    present = [rest.pop(0) if mask & 1 << number else None for number in range(3)]
-    stdio = Stdio(stdin=present[0], stdout=present[1], stderr=present[2])
-    cgroup_fd = rest.pop(0) if has_cgroup else -1
-    joins = list(zip(rest, kinds, strict=True))
+def obey(count: int, packed: bytes) -> Process | None:
+    """Carry out what was received: the process's pid and pidfd, and the socket to the creator;
+    None where it fails and the creator knows."""
+    flags, mask = _HEAD.unpack_from(_ORDER)
+    fds = _DESCRIPTORS[len(packed) // 4].unpack(packed)
+    if count == _HEAD.size:
+        cgroup = fds[-1] if mask & _CGROUP else -1
+        try:
+            pid, pidfd = processes.clone3(flags, cgroup_fd=cgroup)
+        except OSError as error:
+            _refuse(SocketType(_AF_UNIX, _SEQPACKET, 0, fds[0]), error)
+            return None
+        if pid == 0:
+            _begin(mask, fds)
+        reply = SocketType(_AF_UNIX, _SEQPACKET, 0, fds[0])
+    else:
+        reply = SocketType(_AF_UNIX, _SEQPACKET, 0, fds[0])
+        made = _join(flags, mask, fds, bytes(memoryview(_ORDER)[_HEAD.size : count]), reply)
+        if made is None:
+            return None
+        pid, pidfd = made
+    for fd in fds[1:]:
+        os.close(fd)
+    rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, _DESCRIPTORS[1].pack(pidfd))
     try:
-        pid, pidfd = spawn(
-            flags, joins, lambda: _begin(control, blob, stdio), sibling=False,
-            cgroup_fd=cgroup_fd, time_offsets=order.time_offsets,
+        reply.sendmsg([b"%d" % pid], [rights])
+    except OSError:  # the creator has ended: so does what it began
+        reply.shutdown(socket.SHUT_RDWR)
+    return pid, pidfd, reply
+
+
+def _join(
+    flags: int, mask: int, fds: tuple[int, ...], text: bytes, reply: SocketType
+) -> tuple[int, int] | None:
+    """The same where namespaces are joined or clocks moved."""
+    head, *lines = text.decode().split("\n")
+    kinds = [int(kind) for kind in head.split()]
+    offsets = None
+    if lines:
+        words = [line.split() for line in lines if line]
+        offsets = {clock: (int(s), int(ns)) for clock, s, ns in words}
+    first = len(fds) - len(kinds)
+    try:
+        return spawn(
+            flags, list(zip(fds[first:], kinds, strict=True)), lambda: _begin(mask, fds),
+            sibling=False, cgroup_fd=fds[first - 1] if mask & _CGROUP else -1,
+            time_offsets=offsets,
         )  # fmt: skip
     except RuntimeFailure as failure:
-        channel.report(order.reply, failure, "")
-        return None
+        channel.report(reply, failure, "")
     except OSError as error:
-        text = f"cannot make namespaces: {error.strerror}"
-        channel.report(order.reply, RuntimeFailure(text, "linux.namespaces"), "")
-        return None
-    for fd in order.descriptors:
-        os.close(fd)
-    channel.tell(order.reply, b"%d" % pid, [pidfd])
-    return pid, pidfd
+        _refuse(reply, error)
+    return None
 
 
-def _begin(control: int, blob: int, stdio: Stdio) -> NoReturn:
+def _refuse(reply: SocketType, error: OSError) -> None:
+    text = f"cannot make namespaces: {error.strerror}"
+    channel.report(reply, RuntimeFailure(text, "linux.namespaces"), "")
+
+
+def _begin(mask: int, fds: tuple[int, ...]) -> NoReturn:
     """In the container's first process."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=control)
+    _, control, blob, *rest = fds
+    sock = SocketType(_AF_UNIX, _SEQPACKET, 0, control)
     try:
         signal.set_wakeup_fd(-1)
+        present = [rest.pop(0) if mask & 1 << number else None for number in range(3)]
+        stdio = Stdio(stdin=present[0], stdout=present[1], stderr=present[2])
         init = handover.unpack(os.pread(blob, os.fstat(blob).st_size, 0), sock, stdio)
     except BaseException as error:  # noqa: BLE001  told to the caller, see channel.report
         channel.report(sock, error, "starting")

@@ -33,8 +33,11 @@ class Connection:
     def unsent_bytes(self) -> int:
         return len(self._out)
 
-    def receive(self) -> list[tuple[int, bytes]]:
-        """What has arrived; sets `closed` at the end of the stream. Raises ProtocolError."""
+    def receive(self, before: bytes = b"") -> list[tuple[int, bytes]]:
+        """What has arrived, or `before` where somebody else has read that much; sets `closed` at
+        the end of the stream. Raises ProtocolError."""
+        if before:
+            return self._frames.feed(before)
         try:
             data = self.socket.recv(_READ_BYTES)
         except (BlockingIOError, InterruptedError):

@@ -28,8 +28,9 @@ def stream(fd: int) -> socket.socket:
     return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=fd)
 
 
-def become(view: View, fd: int, *, greeted: bool, preloaded: Preloaded) -> NoReturn:
-    """Turn a fresh fork of the shim into a conversation on the descriptor."""
+def become(view: View, fd: int, *, greeted: bool, waiting: bytes, preloaded: Preloaded) -> NoReturn:
+    """Turn a fresh fork of the shim into a conversation on the descriptor, of which `waiting` was
+    read already."""
     status = 1
     try:
         reset_signals()
@@ -37,7 +38,7 @@ def become(view: View, fd: int, *, greeted: bool, preloaded: Preloaded) -> NoRet
         descriptors.close_all_except([number for number in kept if number >= 0])
         connection = Connection(stream(fd))
         connection.greeted = greeted
-        if _converse(connection, view, preloaded) and not connection.closed:
+        if _converse(connection, view, preloaded, waiting) and not connection.closed:
             status = 0
     except (protocol.ProtocolError, KeyError, TypeError, ValueError) as error:
         connection.send(
@@ -50,14 +51,15 @@ def become(view: View, fd: int, *, greeted: bool, preloaded: Preloaded) -> NoRet
         os._exit(status)
 
 
-def _converse(connection: Connection, view: View, preloaded: Preloaded) -> bool:
+def _converse(connection: Connection, view: View, preloaded: Preloaded, waiting: bytes) -> bool:
     """Answer until nothing is waiting; True where the connection is to go on."""
     if not connection.greeted and not peer_is_allowed(connection.socket):
         return False
     poll = select.poll()
     poll.register(connection.fd, select.POLLIN)
     while not connection.closed:
-        frames = connection.receive()
+        frames = connection.receive(waiting)
+        waiting = b""
         for position, (kind, payload) in enumerate(frames):
             message = protocol.parse(payload) if kind == protocol.CONTROL else {}
             if not connection.greeted:

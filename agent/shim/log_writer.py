@@ -117,7 +117,7 @@ class LogWriter:
             os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC,
             0o640,
         )
-        self._size = os.fstat(self._fd).st_size
+        self._size = os.lseek(self._fd, 0, os.SEEK_END)
 
     def _rotate(self) -> None:
         os.close(self._fd)

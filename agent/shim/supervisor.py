@@ -21,7 +21,7 @@ import select
 import signal
 import socket
 import time
-from array import array
+from struct import Struct
 from typing import TYPE_CHECKING
 
 from agent.runtime import channel, start
@@ -48,9 +48,12 @@ _BUFFER = bytearray(creator.REQUEST_MAX_BYTES + 64)
 # The request to run as agents write it: a JSON object like any other, but this one is needed by
 # each container, and to parse it would cost a shim memory or a process.
 _RUN = (b'{"id":', b',"do":"run"}')
+_DESCRIPTORS = Struct(f"={creator.DESCRIPTORS}i")
+_SPACE = socket.CMSG_SPACE(4 * creator.DESCRIPTORS)
+_CLOEXEC = int(socket.MSG_CMSG_CLOEXEC)
 
 
-def run(spares: socket.socket, notify: socket.socket, preloaded: Preloaded) -> None:
+def run(spares: socket.socket, notify: int, preloaded: Preloaded) -> None:
     """Wait for an order, make a container's process, and stay until that has ended and is on
     record. `notify` is told that this shim is a spare no more."""
     os.setsid()
@@ -78,7 +81,7 @@ class Shim:
         self._conversations: dict[int, int] = {}
         self._starting = b""  # the request to run that is under way
 
-    def begin(self, spares: socket.socket, notify: socket.socket) -> bool:
+    def begin(self, spares: socket.socket, notify: int) -> bool:
         """Clone the container's init for a creator and take over what that makes of it; False
         where nothing comes of it, of which the creator tells the agent."""
         self._wake, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -88,24 +91,21 @@ class Shim:
         order = cloning.receive(spares)
         if order is None:
             return False
-        notify.send(b"%d" % os.getpid())
-        spares.close()
-        notify.close()
-        process = cloning.obey(order)
+        process = cloning.obey(*order)
+        os.write(notify, b"%d" % os.getpid())
+        os.close(notify)
+        os.close(spares.detach())
         if process is None:
             return False
-        self._pid, pidfd = process
+        self._pid, pidfd, reply = process
         os.close(pidfd)
-        count, ancillary, _, _ = order.reply.recvmsg_into(
-            [_BUFFER], socket.CMSG_SPACE(4 * creator.DESCRIPTORS), socket.MSG_CMSG_CLOEXEC
-        )
-        order.reply.close()
+        count, ancillary, _, _ = reply.recvmsg_into([_BUFFER], _SPACE, _CLOEXEC)
+        reply.close()
         if not count:
             os.kill(self._pid, signal.SIGKILL)
             os.waitpid(self._pid, 0)
             return False
-        descriptors = array("i")
-        descriptors.frombytes(ancillary[0][2])
+        descriptors = _DESCRIPTORS.unpack(ancillary[0][2])
         private_pids, hooks, self._message = bytes(_BUFFER[:count]).split(b" ", 2)
         self._private_pids, self._hooks = private_pids == b"1", hooks == b"1"
         (
@@ -174,24 +174,6 @@ class Shim:
         if not (self._state == "created" and self._conversations):
             self._on_exit(self._status)
 
-    def _asked_to_run(self) -> bytes:
-        """The identity of a request to run, taken off the stream where one and no other waits."""
-        with self._stream() as agent:
-            try:
-                count = agent.recv_into(_BUFFER, 0, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-            except OSError:
-                return b""
-            head, frame = _RUN[0], bytes(_BUFFER[protocol.HEADER_BYTES : count])
-            identity = frame[len(head) : -len(_RUN[1])]
-            if not (identity.isdigit() and frame == head + identity + _RUN[1]):
-                return b""
-            agent.recv_into(_BUFFER, count)
-            return identity
-
-    def _stream(self) -> socket.socket:
-        """The agent's connection, as a socket to be closed."""
-        return conversation.stream(os.dup(self._agent))
-
     def _run(self, identity: bytes) -> None:
         """Let the held init go on; `_on_started` answers."""
         self._starting = identity
@@ -209,8 +191,8 @@ class Shim:
             error = {"code": "container", "message": str(failure)}
             answer = json.dumps({"id": int(identity), "error": error}).encode()
         self._started(failed=failure is not None)
-        with contextlib.suppress(OSError), self._stream() as agent:  # it may be gone
-            agent.send(protocol.frame(protocol.CONTROL, answer), socket.MSG_DONTWAIT)
+        with contextlib.suppress(OSError):  # it may be gone; the stream does not block
+            os.write(self._agent, protocol.frame(protocol.CONTROL, answer))
 
     def _started(self, *, failed: bool) -> None:
         os.close(self._control)
@@ -323,10 +305,15 @@ class Shim:
     def _on_request(self, fd: int) -> None:
         """Leave the connection, at whose end there may be nobody any more, to a conversation
         until that ends."""
-        held = self._control >= 0 and not self._starting and not self._hooks
-        if fd == self._agent and held and (identity := self._asked_to_run()):
-            self._run(identity)
-            return
+        waiting = b""
+        if fd == self._agent and self._control >= 0 and not self._starting and not self._hooks:
+            try:
+                waiting = bytes(memoryview(_BUFFER)[: os.readv(fd, [_BUFFER])])
+            except OSError:  # the agent is gone, of which the conversation hears as well
+                waiting = b""
+            if identity := _asked_to_run(waiting):
+                self._run(identity)
+                return
         greeted = fd in self._greeted
         self._greeted.add(fd)
         pid = os.fork()
@@ -346,6 +333,7 @@ class Shim:
                 ),
                 fd,
                 greeted=greeted,
+                waiting=waiting,
                 preloaded=self._preloaded,
             )
         self._conversations[pid] = fd
@@ -371,3 +359,11 @@ class Shim:
         os.close(fd)
         if fd == self._agent:
             self._agent = -1
+
+
+def _asked_to_run(waiting: bytes) -> bytes:
+    """The identity of a request to run, where this is one and no more."""
+    head, tail = _RUN
+    frame = waiting[protocol.HEADER_BYTES :]
+    identity = frame[len(head) : -len(tail)]
+    return identity if identity.isdigit() and frame == head + identity + tail else b""

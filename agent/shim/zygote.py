@@ -28,7 +28,7 @@ from types import FrameType
 
 from agent.shim import container, creator, protocol, supervisor
 from agent.syscalls import descriptors as fds
-from agent.syscalls import supervision
+from agent.syscalls import processes, supervision
 
 SPARES = 2
 CREATORS = 2
@@ -53,11 +53,11 @@ def main(descriptor: int, cgroup: str = "") -> None:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, _on_child)
     preloaded = container.preload()
-    requests = socket.socket(fileno=descriptor)
     orders, spares = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    taken, notify = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    notify.setblocking(False)
-    signal.set_wakeup_fd(notify.fileno(), warn_on_full_buffer=False)
+    pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    taken, notify = (end.detach() for end in pair)
+    os.set_blocking(notify, False)
+    signal.set_wakeup_fd(notify, warn_on_full_buffer=False)
     poll = select.poll()
     poll.register(descriptor, 0)  # its end alone; requests are for the creators
     poll.register(taken, select.POLLIN)
@@ -66,16 +66,16 @@ def main(descriptor: int, cgroup: str = "") -> None:
     bytes(_LARGE_BYTES)
     gc.freeze()
     gc.disable()
-    requests.send(json.dumps({"hello": protocol.VERSION, "pid": os.getpid()}).encode())
+    os.write(descriptor, json.dumps({"hello": protocol.VERSION, "pid": os.getpid()}).encode())
 
     def create() -> None:
         spares.close()
-        notify.close()
-        creator.run(requests, orders, preloaded)
+        os.close(notify)
+        creator.run(socket.socket(fileno=descriptor), orders, preloaded)
 
     def shim() -> None:
-        requests.close()
-        orders.close()
+        os.close(descriptor)
+        os.close(orders.fileno())  # by number: a socket's close() does more, on shared memory
         supervisor.run(spares, notify, preloaded)
 
     while True:
@@ -85,8 +85,9 @@ def main(descriptor: int, cgroup: str = "") -> None:
             _waiting.add(_fork(taken, shim))
         for fd, _ in poll.poll():
             if fd == descriptor:
+                signal.set_wakeup_fd(-1)
                 return
-            note = taken.recv(16)
+            note = os.read(taken, 16)
             if len(note) > 1:
                 _waiting.discard(int(note))
             elif len(_waiting) < SPARES:
@@ -105,11 +106,11 @@ def _on_child(number: int, frame: FrameType | None) -> None:
         return
 
 
-def _fork(taken: socket.socket, become: Callable[[], None]) -> int:
+def _fork(taken: int, become: Callable[[], None]) -> int:
     """The pid of a new process that does what `become` does and ends."""
     while True:
         try:
-            pid = os.fork()
+            pid = processes.fork()
             break
         except OSError as error:  # requests wait in the socket until there is room again
             sys.stderr.write(f"cannot fork a shim: {error.strerror}\n")
@@ -118,7 +119,7 @@ def _fork(taken: socket.socket, become: Callable[[], None]) -> int:
         return pid
     status = 1
     try:
-        taken.close()
+        os.close(taken)
         become()
         status = 0
     except BaseException:  # noqa: BLE001  a fork must not return into the zygote's loop

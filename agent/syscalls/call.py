@@ -30,15 +30,15 @@ _COMMON = {
     "mount_setattr": 442,
 }
 _X86_64 = {
-    "bpf": 321, "capget": 125, "capset": 126, "fstatfs": 138, "ioprio_set": 251, "keyctl": 250,
-    "mount": 165, "personality": 135, "pivot_root": 155, "prctl": 157,
-    "rt_sigaction": 13, "sched_setattr": 314,
+    "bpf": 321, "capget": 125, "capset": 126, "clone": 56, "fstatfs": 138,
+    "ioprio_set": 251, "keyctl": 250, "mount": 165, "personality": 135, "pivot_root": 155,
+    "prctl": 157, "rt_sigaction": 13, "sched_setattr": 314,
     "seccomp": 317, "setdomainname": 171, "setfsgid": 123, "setfsuid": 122, "setns": 308,
     "umount2": 166, "unshare": 272,
 }  # fmt: skip
 _AARCH64 = {
-    "bpf": 280, "capget": 90, "capset": 91, "fstatfs": 44, "ioprio_set": 30, "keyctl": 219,
-    "mount": 40, "personality": 92, "pivot_root": 41, "prctl": 167,
+    "bpf": 280, "capget": 90, "capset": 91, "clone": 220, "fstatfs": 44,
+    "ioprio_set": 30, "keyctl": 219, "mount": 40, "personality": 92, "pivot_root": 41, "prctl": 167,
     "rt_sigaction": 134, "sched_setattr": 274,
     "seccomp": 277, "setdomainname": 162, "setfsgid": 152, "setfsuid": 151, "setns": 268,
     "umount2": 39, "unshare": 97,

@@ -29,7 +29,7 @@ def cloexec_from(first: int) -> None:
     call("close_range", first, _LAST, _CLOSE_RANGE_CLOEXEC)
 
 
-def send(sock: socket.socket, message: bytes, descriptors: Sequence[int] = ()) -> None:
+def send(sock: socket.SocketType, message: bytes, descriptors: Sequence[int] = ()) -> None:
     """One message with descriptors."""
     if len(descriptors) > DESCRIPTORS_MAX:
         raise OSError(22, f"sendmsg: more than {DESCRIPTORS_MAX} descriptors in one message")
@@ -41,7 +41,7 @@ def send(sock: socket.socket, message: bytes, descriptors: Sequence[int] = ()) -
     sock.sendmsg([message], extra)
 
 
-def receive(sock: socket.socket, size: int) -> tuple[bytes, list[int]]:
+def receive(sock: socket.SocketType, size: int) -> tuple[bytes, list[int]]:
     """One message and its descriptors, close-on-exec. Empty message: the peer is gone."""
     space = socket.CMSG_SPACE(DESCRIPTORS_MAX * 4)
     message, extra, flags, _ = sock.recvmsg(size, space, socket.MSG_CMSG_CLOEXEC)

@@ -1,4 +1,4 @@
-"""clone3(2), pidfd_open(2), pidfd_send_signal(2)."""
+"""clone(2), clone3(2), pidfd_open(2), pidfd_send_signal(2)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from agent.syscalls.call import call
 CLONE_PIDFD = 0x00001000
 CLONE_PARENT = 0x00008000
 CLONE_INTO_CGROUP = 0x200000000
+_SIGCHLD = int(signal.SIGCHLD)
 
 
 class _CloneArgs(ctypes.Structure):
@@ -24,6 +25,12 @@ class _CloneArgs(ctypes.Structure):
     ]  # fmt: skip
 
 
+def fork() -> int:
+    """0 in the child, its pid in the parent. As with clone3, the interpreter's fork hooks do not
+    run, which would write to memory the two share: the caller must have no other thread."""
+    return call("clone", _SIGCHLD, 0, 0, 0, 0)
+
+
 def clone3(flags: int, *, cgroup_fd: int = -1) -> tuple[int, int]:
     """Fork into new namespaces: (0, -1) in the child, (pid, pidfd) in the parent.
 
@@ -34,7 +41,7 @@ def clone3(flags: int, *, cgroup_fd: int = -1) -> tuple[int, int]:
     pidfd = ctypes.c_int(-1)
     arguments = _CloneArgs(flags=flags | CLONE_PIDFD, pidfd=ctypes.addressof(pidfd))
     if not flags & CLONE_PARENT:
-        arguments.exit_signal = signal.SIGCHLD
+        arguments.exit_signal = _SIGCHLD
     if cgroup_fd >= 0:
         arguments.flags |= CLONE_INTO_CGROUP
         arguments.cgroup = cgroup_fd
