@@ -93,6 +93,7 @@ class Agent:
         self._sessions_begun = 0
         self._conditions: tuple[NodeCondition, ...] = ()
         self._network_problem = ""
+        self._meter = host.Meter(config.state_dir)
         self._registry_tls: ssl.SSLContext | None = None
         self._session: Session | None = None
         self._tunnels: Tunnels | None = None
@@ -114,7 +115,9 @@ class Agent:
             ),
         )
         self._volumes = Volumes(config.state_dir, bind_allowed=config.allow.bind)
-        self._bundles = Bundles(config.state_dir / "tasks", cgroup_root=config.cgroup_root)
+        self._bundles = Bundles(
+            config.state_dir / "tasks", cgroup_root=config.cgroup_root, devices=config.devices
+        )
         self._core = AgentCore(self._name, ceilings=config.allow, timing=config.timing)
         self._executor = Executor(
             self._core,
@@ -338,7 +341,7 @@ class Agent:
     async def _report(self) -> NodeReport:
         controller = self._session.controller if self._session else self._controllers[0]
         address = self._config.address or host.address_towards(controller.rpartition(":")[0])
-        conditions = []
+        conditions = host.skew_condition(self._session.skew_s if self._session else 0.0)
         if self._network_problem:
             conditions.append(NodeCondition(type="Forwarding", message=self._network_problem))
         found = await asyncio.to_thread(
@@ -347,6 +350,7 @@ class Agent:
             version=self._version,
             address=address,
             metrics_address=f"{address}:{self._metrics_port}",
+            used=self._meter.read(),
             conditions=conditions,
         )
         self._conditions = host.carry_since(found.conditions, self._conditions, self._clock.now())

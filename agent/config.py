@@ -6,7 +6,7 @@ with the file and the line.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from ipaddress import IPv4Network
@@ -16,6 +16,7 @@ from typing import Any, Final
 import yaml
 
 from bayplan.model.errors import InvalidSpec
+from bayplan.model.node import Device
 from bayplan.model.resources import Resources
 from bayplan.spec.units import NotAnAmount, cpu_millis, duration_s, size_bytes
 
@@ -23,6 +24,7 @@ FILE_DEFAULT: Final = Path("/etc/bayplan/agent.yaml")
 FILE_MAX_BYTES: Final = 1 << 20
 LOG_MAX_BYTES: Final = 10 << 20
 LOG_FILES: Final = 3
+DEVICES_MAX: Final = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,13 +60,37 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceSetting:
+    """`count` devices alike; `{}` in a path is the number of each."""
+
+    name: str = ""
+    count: int = 1
+    model: str = ""
+    paths: tuple[str, ...] = ()
+
+
+def numbered(settings: Sequence[DeviceSetting]) -> tuple[Device, ...]:
+    """One device for each; those of one name are numbered from 0, over all settings."""
+    found: list[Device] = []
+    next_of: dict[str, int] = {}
+    for setting in settings:
+        for _ in range(setting.count):
+            number = str(next_of.get(setting.name, 0))
+            next_of[setting.name] = int(number) + 1
+            paths = tuple(path.replace("{}", number) for path in setting.paths)
+            found.append(Device(name=setting.name, id=number, model=setting.model, paths=paths))
+    return tuple(found)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AgentConfig:
     """All settings of one agent.
 
     `reserve` is kept for the host itself: allocatable is what is left. `subnet` overrides the
     one the controller assigned. `uid_base`: the first id of the ranges tasks are given.
     `registry`: the cluster's own one, where there is not one on port 7445 of each controller.
-    `plain_http_registries`: hosts that may be spoken to without TLS.
+    `plain_http_registries`: hosts that may be spoken to without TLS. `devices`: what tasks may
+    ask for by name; nothing else of the host's /dev is ever passed on.
     """
 
     name: str = ""
@@ -78,6 +104,7 @@ class AgentConfig:
     address: str = ""
     registry: str = ""
     reserve: Resources = field(default_factory=Resources)
+    devices: tuple[Device, ...] = ()
     log_max_bytes: int = LOG_MAX_BYTES
     log_files: int = LOG_FILES
     uid_base: int = 1 << 20
@@ -135,8 +162,10 @@ def _read(path: Path) -> AgentConfig:
     values = reader.mapping(document, _FIELDS, "") if document is not None else {}
     allow = Ceilings(**values.pop("allow", {}), source=str(path))
     logs = values.pop("logs", {})
+    devices = numbered(values.pop("devices", ()))
     return AgentConfig(
         **values,
+        devices=devices,
         allow=allow,
         log_max_bytes=logs.get("max_size", LOG_MAX_BYTES),
         log_files=logs.get("files", LOG_FILES),
@@ -177,7 +206,11 @@ class _Reader:
         if isinstance(kind, dict):
             return self.mapping(node, kind, name)
         if isinstance(kind, _Build):
-            return kind.make(self.mapping(node, kind.known, name))
+            got = self.mapping(node, kind.known, name)
+            missing = [word for word in kind.required if word not in got]
+            if missing:
+                raise self.fail(node, f"{name} needs {missing[0]}")
+            return kind.make(got)
         if isinstance(kind, _List):
             if not isinstance(node, yaml.SequenceNode):
                 raise self.fail(node, f"{name} must be a list")
@@ -192,13 +225,14 @@ class _Reader:
 
 @dataclass(frozen=True, slots=True)
 class _List:
-    item: Callable[[str], Any]
+    item: Any
 
 
 @dataclass(frozen=True, slots=True)
 class _Build:
     known: dict[str, Any]
     make: Callable[[dict[str, Any]], Any]
+    required: tuple[str, ...] = ()
 
 
 def _checked(flag: str, check: Callable[[str], object], value: str) -> None:
@@ -212,6 +246,18 @@ def _boolean(text: str) -> bool:
     if text not in ("true", "false"):
         raise ValueError(f'"{text}" is neither true nor false')
     return text == "true"
+
+
+def _device_name(text: str) -> str:
+    if not text or len(text) > 63 or not all(c.isalnum() or c in "-._" for c in text):
+        raise ValueError(f'"{text}" is not a name; write e.g. gpu')
+    return text
+
+
+def _device_path(text: str) -> str:
+    if not text.startswith("/dev/"):
+        raise ValueError(f'"{text}" is not below /dev')
+    return _absolute(text)
 
 
 def _integer(low: int, high: int) -> Callable[[str], int]:
@@ -275,8 +321,24 @@ _FIELDS: Final[dict[str, Any]] = {
     "uid_base": _integer(1 << 16, 1 << 31),
     "plain_http_registries": _List(str),
     "reserve": _Build(
-        {"cpu": cpu_millis, "memory": size_bytes},
-        lambda got: Resources(cpu_millis=got.get("cpu", 0), memory_bytes=got.get("memory", 0)),
+        {"cpu": cpu_millis, "memory": size_bytes, "disk": size_bytes},
+        lambda got: Resources(
+            cpu_millis=got.get("cpu", 0),
+            memory_bytes=got.get("memory", 0),
+            disk_bytes=got.get("disk", 0),
+        ),
+    ),
+    "devices": _List(
+        _Build(
+            {
+                "name": _device_name,
+                "count": _integer(1, DEVICES_MAX),
+                "model": _device_name,
+                "paths": _List(_device_path),
+            },
+            lambda got: DeviceSetting(**got),
+            required=("name",),
+        )
     ),
     "logs": {"max_size": size_bytes, "files": _integer(1, 100)},
     "allow": {

@@ -13,12 +13,17 @@ from typing import Final
 
 from agent.config import AgentConfig
 from agent.runtime import cgroups
+from agent.syscalls import clock
 from bayplan.model.node import NodeCondition, NodeReport
 from bayplan.model.resources import Resources
 
 DISK_LOW_SHARE: Final = 0.1
 DISK_LOW_BYTES: Final = 1 << 30
-SKEW_MAX_S: Final = 5.0
+DISK_RESERVE_SHARE: Final = 0.1
+CPU_NOTICED_SHARE: Final = 0.1
+MEMORY_NOTICED_SHARE: Final = 0.03
+DISK_NOTICED_SHARE: Final = 0.01
+SKEW_MAX_S: Final = 1.0
 PIDS_PER_HOST_DEFAULT: Final = 32768
 
 
@@ -27,20 +32,64 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
+class Meter:
+    """What is in use on the whole host. Figures that have hardly moved stay as they were: whoever
+    stores them has only changes to store."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._state_dir = state_dir
+        self._busy_and_all = _cpu_ticks()
+        self._said = Resources()
+
+    def read(self) -> Resources:
+        """CPU is the mean since the last reading."""
+        before, now = self._busy_and_all, _cpu_ticks()
+        self._busy_and_all = now
+        share = (now[0] - before[0]) / max(1, now[1] - before[1])
+        total, available = memory_bytes()
+        disk, free = disk_bytes(self._state_dir)
+        cores = len(os.sched_getaffinity(0)) * 1000
+        said = self._said
+        self._said = Resources(
+            cpu_millis=_steady(said.cpu_millis, round(share * cores), cores * CPU_NOTICED_SHARE),
+            memory_bytes=_steady(
+                said.memory_bytes, total - available, total * MEMORY_NOTICED_SHARE
+            ),
+            disk_bytes=_steady(said.disk_bytes, disk - free, disk * DISK_NOTICED_SHARE),
+        )
+        return self._said
+
+
+def _steady(before: int, now: int, noticed: float) -> int:
+    return before if before and abs(now - before) < noticed else now
+
+
+def _cpu_ticks() -> tuple[int, int]:
+    """(busy, all) since the host's start: proc_stat(5)."""
+    with open("/proc/stat") as file:
+        ticks = [int(word) for word in file.readline().split()[1:9]]
+    idle = ticks[3] + ticks[4]
+    return sum(ticks) - idle, sum(ticks)
+
+
 def report(
     config: AgentConfig,
     *,
     version: str,
     address: str,
     metrics_address: str,
+    used: Resources,
     conditions: Sequence[NodeCondition] = (),
 ) -> NodeReport:
     """The host as it is now. `conditions`: what other parts know."""
-    capacity = _capacity()
+    capacity = _capacity(config.state_dir)
+    reserved = config.reserve
+    disk_reserve = reserved.disk_bytes or int(capacity.disk_bytes * DISK_RESERVE_SHARE)
     allocatable = Resources(
-        cpu_millis=max(0, capacity.cpu_millis - config.reserve.cpu_millis),
-        memory_bytes=max(0, capacity.memory_bytes - config.reserve.memory_bytes),
+        cpu_millis=max(0, capacity.cpu_millis - reserved.cpu_millis),
+        memory_bytes=max(0, capacity.memory_bytes - reserved.memory_bytes),
         pids=capacity.pids,
+        disk_bytes=max(0, capacity.disk_bytes - disk_reserve),
     )
     return NodeReport(
         attributes=_attributes(),
@@ -51,7 +100,19 @@ def report(
         agent_version=version,
         boot_id=boot_id(),
         conditions=(*conditions, *_conditions(config.state_dir)),
+        devices=config.devices,
+        used=used,
     )
+
+
+def skew_condition(skew_s: float) -> list[NodeCondition]:
+    """`skew_s`: how far this host's clock is ahead of the controller's."""
+    if abs(skew_s) <= SKEW_MAX_S:
+        return []
+    where = "ahead of" if skew_s > 0 else "behind"
+    # Whole seconds: it is said again only when it has changed by as much.
+    message = f"this host's clock is {abs(skew_s):.0f} s {where} the controller's"
+    return [NodeCondition(type="ClockSkew", message=message)]
 
 
 def carry_since(
@@ -88,12 +149,13 @@ def memory_bytes() -> tuple[int, int]:
     return found["MemTotal"], found.get("MemAvailable", found["MemFree"])
 
 
-def _capacity() -> Resources:
+def _capacity(state_dir: Path) -> Resources:
     pids = _read("/proc/sys/kernel/pid_max")
     return Resources(
         cpu_millis=len(os.sched_getaffinity(0)) * 1000,
         memory_bytes=memory_bytes()[0],
         pids=int(pids) if pids.isdecimal() else PIDS_PER_HOST_DEFAULT,
+        disk_bytes=disk_bytes(state_dir)[0],
     )
 
 
@@ -119,6 +181,14 @@ def _conditions(state_dir: Path) -> list[NodeCondition]:
     if free < min(total * DISK_LOW_SHARE, 10 * DISK_LOW_BYTES) or free < DISK_LOW_BYTES:
         message = f"{free >> 20} MiB of {total >> 20} MiB free under {state_dir}"
         found.append(NodeCondition(type="DiskLow", message=message))
+    if not clock.synchronized():
+        found.append(
+            NodeCondition(
+                type="ClockNotSynchronized",
+                message="no time service keeps the clock (adjtimex(2)); run systemd-timesyncd, or "
+                "chrony with rtcsync",
+            )
+        )
     if not _has_user_namespaces():
         found.append(
             NodeCondition(

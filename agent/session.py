@@ -64,7 +64,7 @@ LINGER_S: Final = 0.05
 """How long a status waits for company that nobody decides anything by: a task on its way up."""
 BATCH_MAX: Final = 500
 BACK_WITHIN_S: Final = 60.0
-REPORT_INTERVAL_S: Final = 30.0
+REPORT_INTERVAL_S: Final = 10.0
 RENEW_RETRY_S: Final = 300.0
 RENEW_DEADLINE_S: Final = 30.0
 
@@ -141,6 +141,7 @@ class Session:
         self._telling: asyncio.TimerHandle | None = None
         self._local_sequence = 0
         self._failures = 0
+        self.skew_s = 0.0  # how far this host's clock is ahead of the controller's
         self._gone: set[str] = set()  # controllers that did not answer when last tried
 
     @property
@@ -331,8 +332,16 @@ class Session:
                     await self._callbacks.operators(tuple(message.operators.serials))
                 case "welcome":
                     await self._callbacks.node(from_pb(Node, message.welcome.node))
+                case "heartbeat":
+                    self._measure_skew(message.heartbeat)
                 case _:
-                    pass  # a heartbeat's answer, or something newer than this agent
+                    pass  # something newer than this agent
+
+    def _measure_skew(self, beat: pb.HeartbeatAck) -> None:
+        """The controller had it halfway between there and back, so that a slow way hardly
+        matters."""
+        if beat.received_at:
+            self.skew_s = (beat.sent_at + self._clock()) / 2 - beat.received_at
 
     def _assigned(self, stream: _Stream, message: pb.AssignmentSet) -> None:
         self._local_sequence += 1

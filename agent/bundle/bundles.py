@@ -1,23 +1,29 @@
 """The directory of a task as an OCI bundle: config.json, the overlay's layers, and the files that
 the host adds to the container's /etc.
 
-    <tasks>/<uid>/config.json  layers.json  overlay/{upper,work}  rootfs/  etc/{hosts,…}  log/
+    <tasks>/<uid>/config.json  layers.json  overlay/{upper,work}  rootfs/  etc/{hosts,…}  devices/
+                  log/
 """
 
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shutil
 import signal
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import stat
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from agent.bundle import config, passwd
 from bayplan.model.assignment import Assignment
 from bayplan.model.errors import InvalidSpec
+from bayplan.model.node import Device
+from bayplan.model.service import UserNamespace
+from bayplan.model.task import DeviceShare
 
 RESOLV_CONFS: Final = (
     Path("/etc/resolv.conf"),
@@ -28,6 +34,7 @@ RESOLV_CONF_BYTES_MAX: Final = 64 * 1024
 # Written by the runtime's side of a task directory; a new incarnation starts without them.
 _OVERLAY: Final = "overlay"
 _ETC: Final = "etc"
+_DEVICES: Final = "devices"
 
 
 class ImageConfig(config.ImageConfig, Protocol):
@@ -61,9 +68,10 @@ class Sources:
 class Bundles:
     """All bundles of a host. Synchronous: called in threads."""
 
-    def __init__(self, tasks: Path, *, cgroup_root: str) -> None:
+    def __init__(self, tasks: Path, *, cgroup_root: str, devices: Collection[Device] = ()) -> None:
         self._tasks = tasks
         self._cgroup_root = cgroup_root.rstrip("/")
+        self._devices = {(device.name, device.id): device for device in devices}
 
     def directory(self, uid: str) -> Path:
         """The bundle of a task."""
@@ -88,6 +96,10 @@ class Bundles:
         user = passwd.resolve(template.user or image.config.user, image.layers)
         hostname = template.hostname or assignment.task.name
         files = _write_etc(directory / _ETC, hostname)
+        devices = self._nodes(assignment.task.devices)
+        shutil.rmtree(directory / _DEVICES, ignore_errors=True)
+        if devices and template.user_namespace is UserNamespace.PRIVATE:
+            devices = _own_nodes(directory / _DEVICES, devices, user.uid, user.gid)
         context = config.BundleContext(
             hostname=hostname,
             cgroups_path=self.cgroup(assignment.task.uid),
@@ -102,6 +114,7 @@ class Bundles:
             resolv_conf=str(files["resolv.conf"]),
             hosts=str(files["hosts"]),
             hostname_file=str(files["hostname"]),
+            devices=devices,
             machine=platform.machine(),
         )
         document = config.build(assignment, image.config, context)
@@ -122,6 +135,20 @@ class Bundles:
             path.symlink_to(sources.private / "config.json")
         _write(path, json.dumps(document), 0o600)
         return directory
+
+    def _nodes(self, shares: Sequence[DeviceShare]) -> tuple[config.DeviceNode, ...]:
+        """The device nodes of what the task was given. Raises InvalidSpec."""
+        found: dict[str, config.DeviceNode] = {}
+        for share in shares:
+            device = self._devices.get((share.name, share.id))
+            if device is None:
+                raise InvalidSpec(
+                    f"this host has no device {share.name} number {share.id}",
+                    hint="see `devices` in its agent.yaml",
+                )
+            for path in device.paths:
+                found[path] = _device_node(path)
+        return tuple(found.values())
 
     def add_host(self, uid: str, address: str, hostname: str) -> None:
         """The container's own name in its /etc/hosts; written in place, since it is mounted."""
@@ -168,6 +195,36 @@ class Bundles:
             return int(text)
         found = getattr(signal, text if text.startswith("SIG") else f"SIG{text}", None)
         return int(found) if isinstance(found, signal.Signals) else int(signal.SIGTERM)
+
+
+def _device_node(path: str) -> config.DeviceNode:
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise InvalidSpec(f"{path} of this host's devices: {error.strerror}") from error
+    kinds = {stat.S_IFCHR: "c", stat.S_IFBLK: "b"}
+    kind = kinds.get(stat.S_IFMT(status.st_mode))
+    if kind is None:
+        raise InvalidSpec(f"{path} of this host's devices is no device")
+    return config.DeviceNode(
+        path=path, kind=kind, major=os.major(status.st_rdev), minor=os.minor(status.st_rdev)
+    )
+
+
+def _own_nodes(
+    directory: Path, devices: Sequence[config.DeviceNode], uid: int, gid: int
+) -> tuple[config.DeviceNode, ...]:
+    """Nodes that belong to the task's user, in ids of the container as everything on disk."""
+    directory.mkdir(mode=0o755)
+    kinds = {"c": stat.S_IFCHR, "b": stat.S_IFBLK}
+    made = []
+    for number, device in enumerate(devices):
+        path = directory / str(number)
+        os.mknod(path, kinds[device.kind], os.makedev(device.major, device.minor))
+        os.chown(path, uid, gid)
+        path.chmod(config.DEVICE_MODE)
+        made.append(replace(device, source=str(path)))
+    return tuple(made)
 
 
 def _write_etc(directory: Path, hostname: str) -> dict[str, Path]:

@@ -19,6 +19,7 @@ from bayplan.model.service import EnvVar, Mount, MountKind, NetworkMode, TaskTem
 
 OCI_VERSION = "1.2.0"
 PIDS_DEFAULT = 4096
+DEVICE_MODE = 0o660
 _PERIOD_US = 100_000
 _QUOTA_MIN_US = 1_000  # sched-bwc.rst: less is refused
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -55,6 +56,19 @@ class ImageConfig(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceNode:
+    """A device of the host that the task may use. `kind`: c or b (mknod(1)). `source`: a node of
+    its own for the task, owned by its user; empty without a user namespace, where the runtime makes
+    one. (The host's node belongs to the host's root, who is nobody in a user namespace.)"""
+
+    path: str
+    kind: str
+    major: int
+    minor: int
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BundleContext:
     """What the host decided for this task.
 
@@ -63,7 +77,8 @@ class BundleContext:
     used with the host's user namespace). `volumes`: name to host path. `binds`: a bind mount's
     source to the checked host path, where they differ. `secret_files`: path in the container to
     a host file that already belongs to the owner's *host* ids. `resolv_conf`, `hosts` and
-    `hostname_file` are host paths, owned by root; empty: not mounted. `machine`: uname -m.
+    `hostname_file` are host paths, owned by root; empty: not mounted. `devices`: at the same paths
+    as on the host. `machine`: uname -m.
     """
 
     hostname: str
@@ -80,6 +95,7 @@ class BundleContext:
     resolv_conf: str = ""
     hosts: str = ""
     hostname_file: str = ""
+    devices: tuple[DeviceNode, ...] = ()
     machine: str = "x86_64"
 
 
@@ -102,7 +118,8 @@ def build(assignment: Assignment, image: ImageConfig, context: BundleContext) ->
         "linux": {
             **_namespaces(template, context),
             "cgroupsPath": context.cgroups_path,
-            "resources": resources(template.resources),
+            **_devices(context),
+            "resources": resources(template.resources, context.devices),
             "seccomp": profile.default(capabilities, context.machine),
             "maskedPaths": list(MASKED_PATHS),
             "readonlyPaths": list(READONLY_PATHS),
@@ -205,11 +222,35 @@ def _capability_set(names: Sequence[str], where: str) -> set[str]:
     return found
 
 
-def resources(wanted: Resources) -> dict[str, object]:
+def _devices(context: BundleContext) -> dict[str, object]:
+    """`linux.devices`, for those that are not mounted."""
+    made = [
+        {
+            "path": node.path,
+            "type": node.kind,
+            "major": node.major,
+            "minor": node.minor,
+            "fileMode": DEVICE_MODE,
+            "uid": context.uid,
+            "gid": context.gid,
+        }
+        for node in context.devices
+        if not node.source
+    ]
+    return {"devices": made} if made else {}
+
+
+def resources(wanted: Resources, devices: Sequence[DeviceNode] = ()) -> dict[str, object]:
     """`linux.resources`. An amount of 0 is no limit, but for processes: a host survives any
     service's fork bomb. Memory is limited together with swap, to the same amount."""
     limits: dict[str, object] = {
-        "devices": [{"allow": False, "access": "rwm"}],
+        "devices": [
+            {"allow": False, "access": "rwm"},
+            *(
+                {"allow": True, "type": d.kind, "major": d.major, "minor": d.minor, "access": "rw"}
+                for d in devices
+            ),
+        ],
         "pids": {"limit": wanted.pids or PIDS_DEFAULT},
     }
     if wanted.cpu_millis:
@@ -257,8 +298,13 @@ def _mounts(template: TaskTemplate, context: BundleContext) -> list[dict[str, ob
         _entry(target, "bind", source, ["bind", "rprivate", "ro", *_SAFE])
         for target, source in sorted(context.secret_files.items())
     ]
+    devices = [
+        _entry(node.path, "bind", node.source, ["bind", "rprivate", "nosuid", "noexec", "idmap"])
+        for node in context.devices
+        if node.source
+    ]
     cgroup = _entry("/sys/fs/cgroup", "cgroup", "cgroup", [*_SAFE, "relatime", "ro"])
-    return [*_default_mounts(), *files, *own, *secrets, cgroup]
+    return [*_default_mounts(), *devices, *files, *own, *secrets, cgroup]
 
 
 def _default_mounts() -> list[dict[str, object]]:

@@ -107,22 +107,23 @@ def last_seen(seen: Any, now: float) -> str:
 
 def nodes(views: Iterable[Any], now: float, *, wide: bool) -> str:
     """`views` are NodeView messages."""
-    headings = ["NODE", "STATE", "SCHED", "TASKS", "CPU(req/alloc)", "MEM(req/alloc)", "AGENT"]
-    headings += ["KERNEL", "SKEW", "SEEN"]
+    headings = ["NODE", "STATE", "SCHED", "TASKS", "CPU(req/use/alloc)", "MEM(req/use/alloc)"]
+    headings += ["DISK(req/use/alloc)", "AGENT", "KERNEL", "SKEW", "SEEN"]
     headings += ["ADDRESS", "SUBNET", "LABELS"] if wide else []
     headings += ["CONDITIONS"]
     rows = []
     for view in views:
         node, seen = view.node, view.status
         report = seen.report
-        free = report.allocatable
+        asked, used, free = view.requested, report.used, report.allocatable
         row = [
             node.name,
             word(seen, "state") or "unknown",
             "draining" if node.draining else "cordoned" if node.cordoned else "yes",
             str(view.tasks),
-            f"{cores(view.requested.cpu_millis)}/{cores(free.cpu_millis)}",
-            f"{size(view.requested.memory_bytes)}/{size(free.memory_bytes)}",
+            "/".join(cores(r.cpu_millis) for r in (asked, used, free)),
+            "/".join(size(r.memory_bytes) for r in (asked, used, free)),
+            "/".join(size(r.disk_bytes) for r in (asked, used, free)),
             report.agent_version,
             report.attributes.get("kernel", ""),
             f"{round(seen.clock_skew_s * 1000)}ms" if seen.last_seen_at else "",

@@ -85,7 +85,9 @@ class Node:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeReport:
-    """What the agent says of its own host at the start of a session and when it changes."""
+    """What the agent says of its own host at the start of a session and when it changes. `used` is
+    what is in use on the whole host, by whomever; of its disk, on the file system of the agent's
+    state. It moves only where it differs noticeably."""
 
     attributes: Mapping[str, str] = field(default_factory=dict)
     capacity: Resources = field(default_factory=Resources)
@@ -96,6 +98,7 @@ class NodeReport:
     boot_id: str = ""
     conditions: tuple[NodeCondition, ...] = ()
     devices: tuple[Device, ...] = ()
+    used: Resources = field(default_factory=Resources)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

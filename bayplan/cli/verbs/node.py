@@ -14,6 +14,8 @@ from bayplan.cli.settings import ROLLOUT_TIMEOUT_S, Settings, parse_duration, te
 from bayplan.model.errors import DeadlineExceeded, Failed, InvalidSpec
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from bayplan.client import Client
 
 POLL_S = 0.5
@@ -72,7 +74,6 @@ def describe_node(view: Any, now: float) -> str:
     node, seen, report = view.node, view.status, view.status.report
     state = word(seen, "state") or "unknown"
     reason = f": {seen.reason}" if seen.reason else ""
-    free = report.allocatable
     last_seen = views.last_seen(seen, now)
     rows = [
         ("Node", node.name),
@@ -88,8 +89,10 @@ def describe_node(view: Any, now: float) -> str:
         ("Address", report.address),
         ("Subnet", node.subnet),
         ("Agent", report.agent_version),
-        ("CPU", f"{cores(view.requested.cpu_millis)} of {cores(free.cpu_millis)} set aside"),
-        ("Memory", f"{size(view.requested.memory_bytes)} of {size(free.memory_bytes)} set aside"),
+        ("CPU", _amount(cores, "cpu_millis", view)),
+        ("Memory", _amount(size, "memory_bytes", view)),
+        ("Disk", _amount(size, "disk_bytes", view)),
+        ("Devices", _devices(report.devices)),
         ("Labels", views.pairs(node.labels)),
         ("Attributes", views.pairs(report.attributes)),
     ]
@@ -100,6 +103,25 @@ def describe_node(view: Any, now: float) -> str:
     if view.events:
         text += "\n" + views.events(view.events, now)
     return text
+
+
+def _amount(show: Callable[[int], str], field: str, view: Any) -> str:
+    report = view.status.report
+    asked, used, free = (
+        show(getattr(r, field)) for r in (view.requested, report.used, report.allocatable)
+    )
+    return f"{asked} of {free} set aside, {used} in use"
+
+
+def _devices(devices: Any) -> str:
+    """`gpu 2 (a100), fuse 10`."""
+    counts: dict[tuple[str, str], int] = {}
+    for device in devices:
+        key = (device.name, device.model)
+        counts[key] = counts.get(key, 0) + 1
+    return ", ".join(
+        f"{name} {count}{f' ({model})' if model else ''}" for (name, model), count in counts.items()
+    )
 
 
 @command.add_command

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.bundle.config import BundleContext, build
+from agent.bundle.config import BundleContext, DeviceNode, build
 from agent.runtime import parse
 from bayplan.model.assignment import Assignment
 from bayplan.model.errors import InvalidSpec
@@ -77,11 +77,16 @@ CASES = {
             CONTEXT, uid=1000, gid=1000, additional_gids=(20,), home="/home/app",
             volumes={"files": "/var/lib/bayplan/volumes/prod/files"},
             secret_files={"/run/secrets/db": "/run/bayplan/secrets/u1/0"},
+            devices=(
+                DeviceNode(path="/dev/fuse", kind="c", major=10, minor=229, source="/tasks/u1/0"),
+            ),
         ),
     ),
     "host_namespaces": (
         an_assignment(network=NetworkMode.HOST, user_namespace=UserNamespace.HOST),
-        CONTEXT,
+        replace(
+            CONTEXT, devices=(DeviceNode(path="/dev/fuse", kind="c", major=10, minor=229),)
+        ),
     ),
 }  # fmt: skip
 

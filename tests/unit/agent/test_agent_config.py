@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from agent.config import Ceilings, ConfigError, load
+from bayplan.model.node import Device
 from bayplan.model.resources import Resources
 
 
@@ -24,7 +25,11 @@ def test_a_whole_file(tmp_path: Path) -> None:
 name: h1
 controllers: ["c1:7443", "[::1]:7443"]
 state_dir: /srv/bayplan
-reserve: {cpu: 500m, memory: 1GiB}
+reserve: {cpu: 500m, memory: 1GiB, disk: 5GiB}
+devices:
+  - {name: gpu, count: 2, model: a100, paths: ["/dev/nvidia{}", /dev/nvidiactl]}
+  - {name: gpu, paths: ["/dev/nvidia{}"]}
+  - {name: seat}
 logs: {max_size: 5MiB, files: 2}
 timing: {drain_pause: 500ms}
 allow:
@@ -37,7 +42,13 @@ allow:
     config = load(path, {})
     assert config.controllers == ("c1:7443", "[::1]:7443")
     assert config.state_dir == Path("/srv/bayplan")
-    assert config.reserve == Resources(cpu_millis=500, memory_bytes=1 << 30)
+    assert config.reserve == Resources(cpu_millis=500, memory_bytes=1 << 30, disk_bytes=5 << 30)
+    assert config.devices == (
+        Device(name="gpu", id="0", model="a100", paths=("/dev/nvidia0", "/dev/nvidiactl")),
+        Device(name="gpu", id="1", model="a100", paths=("/dev/nvidia1", "/dev/nvidiactl")),
+        Device(name="gpu", id="2", paths=("/dev/nvidia2",)),
+        Device(name="seat", id="0"),
+    )
     assert (config.log_max_bytes, config.log_files) == (5 << 20, 2)
     assert config.timing.drain_pause_s == 0.5
     assert config.allow == Ceilings(
@@ -67,6 +78,11 @@ def test_flags_stand_over_the_file(tmp_path: Path) -> None:
         ("name: [\n", ":2: "),
         ("controllers: c1:7443\n", ":1: controllers must be a list"),
         ("cgroup_root: /\n", ":1: cgroup_root: the root of all cgroups cannot hold tasks"),
+        ("devices:\n  - count: 2\n", ":2: devices needs name"),
+        (
+            "devices:\n  - {name: gpu, paths: [/etc]}\n",
+            ':2: devices.paths: "/etc" is not below /dev',
+        ),
         ("- name\n", ":1: the file must be a mapping of settings"),
     ],
 )

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.host import DISK_RESERVE_SHARE
 from bayplan import pki
 from bayplan.model.service import (
     EnvVar,
@@ -20,11 +21,13 @@ from bayplan.model.service import (
     HttpCheck,
     Mount,
     MountKind,
+    RestartCondition,
+    RestartPolicy,
     SecretFile,
     SecretReference,
     StopPolicy,
 )
-from bayplan.model.task import DesiredState, Health, TaskState
+from bayplan.model.task import DesiredState, DeviceShare, Health, TaskState
 from bayplan.wire._pb.bayplan.v1 import dispatcher_pb2 as pb
 from tests.host.agent.process.scripted import HOST, Controller, Machine, an_assignment, sh
 from tests.patience import PATIENCE
@@ -144,6 +147,37 @@ async def test_secrets_volumes_logs_and_exec(controller: Controller, machine: Ma
             if frame.exec_output.WhichOneof("output") == "exit_code":
                 code = frame.exec_output.exit_code
     assert (output, code) == (b"typed\n101\n", 7)
+
+
+async def test_a_task_gets_its_devices_and_no_others(
+    controller: Controller, machine: Machine, tmp_path: Path
+) -> None:
+    """Usable at the host's path by who was given one; a number this host has not is refused. What
+    the host has is reported, with its disk and what is in use."""
+    settings = tmp_path / "agent.yaml"
+    settings.write_text("devices:\n  - {name: fuse, count: 2, model: x, paths: [/dev/fuse]}\n")
+    opens = ("sh", "-c", "(true </dev/fuse) || exit 7; exec sleep 1000")
+    shares = {"t1": "1", "t2": "", "t3": "7"}
+    for slot, (uid, number) in enumerate(shares.items(), 1):
+        task = an_assignment(
+            uid, slot=slot, command=opens, restart=RestartPolicy(condition=RestartCondition.NEVER)
+        )
+        devices = (DeviceShare(name="fuse", id=number, millis=1000),) if number else ()
+        task = replace(task, task=replace(task.task, devices=devices))
+        controller.assignments[uid] = task
+    machine.start("--config", str(settings))
+    assert (await controller.until_state("t2", "failed")).exit_code == 7
+    rejected = await controller.until_state("t3", "rejected")
+    assert rejected.message.startswith("this host has no device fuse number 7")
+    assert (await controller.until_state("t1", "running", "failed")).state is TaskState.RUNNING
+    report = controller.hellos[0].report
+    found = [(d.name, d.id, d.model, list(d.paths)) for d in report.devices]
+    assert found == [("fuse", number, "x", ["/dev/fuse"]) for number in ("0", "1")]
+    assert 0 < report.used.disk_bytes <= report.capacity.disk_bytes
+    assert 0 < report.used.memory_bytes < report.capacity.memory_bytes
+    assert report.allocatable.disk_bytes == report.capacity.disk_bytes - int(
+        report.capacity.disk_bytes * DISK_RESERVE_SHARE
+    )
 
 
 async def test_without_a_controller_a_reboot_starts_what_the_checkpoint_says(

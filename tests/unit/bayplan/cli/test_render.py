@@ -13,7 +13,7 @@ from bayplan.cli import render, views
 from bayplan.cli.verbs.describe import describe_service, describe_task
 from bayplan.cli.verbs.node import describe_node
 from bayplan.model.event import Event, Severity
-from bayplan.model.node import Node, NodeCondition, NodeReport, NodeState, NodeStatus
+from bayplan.model.node import Device, Node, NodeCondition, NodeReport, NodeState, NodeStatus
 from bayplan.model.resources import Resources
 from bayplan.model.service import RolloutState
 from bayplan.model.task import Health, TaskState
@@ -77,7 +77,11 @@ def stuck() -> control.ServiceView:
 def a_node() -> control.NodeView:
     report = NodeReport(
         attributes={"kernel": "6.1.0", "arch": "amd64"},
-        allocatable=Resources(cpu_millis=4000, memory_bytes=8 << 30, pids=1000),
+        allocatable=Resources(
+            cpu_millis=4000, memory_bytes=8 << 30, pids=1000, disk_bytes=90 << 30
+        ),
+        used=Resources(cpu_millis=700, memory_bytes=3 << 30, disk_bytes=41 << 30),
+        devices=tuple(Device(name="gpu", id=str(n), model="a100") for n in range(2)),
         address="10.0.0.7",
         agent_version="0.1.0",
         conditions=(NodeCondition(type="ForwardDrop", message="iptables drops what is forwarded"),),
@@ -94,7 +98,7 @@ def a_node() -> control.NodeView:
     return control.NodeView(
         node=to_pb(node),
         status=to_pb(status),
-        requested=to_pb(Resources(cpu_millis=1500, memory_bytes=1536 << 20)),
+        requested=to_pb(Resources(cpu_millis=1500, memory_bytes=1536 << 20, disk_bytes=10 << 30)),
         tasks=3,
         drain_progress="3 tasks left",
     )

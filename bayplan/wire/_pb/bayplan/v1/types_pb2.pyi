@@ -1864,6 +1864,7 @@ class NodeReport(message.Message):
     BOOT_ID_FIELD_NUMBER: builtins.int
     CONDITIONS_FIELD_NUMBER: builtins.int
     DEVICES_FIELD_NUMBER: builtins.int
+    USED_FIELD_NUMBER: builtins.int
     address: builtins.str
     metrics_address: builtins.str
     agent_version: builtins.str
@@ -1878,6 +1879,10 @@ class NodeReport(message.Message):
     def conditions(self) -> containers.RepeatedCompositeFieldContainer[NodeCondition]: ...
     @builtins.property
     def devices(self) -> containers.RepeatedCompositeFieldContainer[Device]: ...
+    @builtins.property
+    def used(self) -> Resources:
+        """What is in use on the whole host, by whomever; moves only where it differs noticeably."""
+
     def __init__(
         self,
         *,
@@ -1890,10 +1895,11 @@ class NodeReport(message.Message):
         boot_id: builtins.str = ...,
         conditions: abc.Iterable[NodeCondition] | None = ...,
         devices: abc.Iterable[Device] | None = ...,
+        used: Resources | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["allocatable", b"allocatable", "capacity", b"capacity"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["allocatable", b"allocatable", "capacity", b"capacity", "used", b"used"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["address", b"address", "agent_version", b"agent_version", "allocatable", b"allocatable", "attributes", b"attributes", "boot_id", b"boot_id", "capacity", b"capacity", "conditions", b"conditions", "devices", b"devices", "metrics_address", b"metrics_address"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["address", b"address", "agent_version", b"agent_version", "allocatable", b"allocatable", "attributes", b"attributes", "boot_id", b"boot_id", "capacity", b"capacity", "conditions", b"conditions", "devices", b"devices", "metrics_address", b"metrics_address", "used", b"used"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
