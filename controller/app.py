@@ -233,13 +233,13 @@ class Controller:
         return self._leading.placement.why(task_uid) if self._leading else ""
 
     def _frozen(self, etcd: EtcdStore) -> str:
-        """What stops the cluster from changing anything; empty: nothing."""
+        """What is withheld, and why; empty: nothing."""
         if self._managed is not None and self._managed.reason:
-            return self._managed.reason
+            return f"nothing can be changed: {self._managed.reason}"
         if etcd.behind_reason:
-            return f"the store does not answer: {etcd.behind_reason}"
+            return f"nothing can be changed: the store does not answer: {etcd.behind_reason}"
         if not self._seat.address:
-            return "no controller leads at the moment: one is being elected"
+            return "nothing can be changed: no controller leads, one is being elected"
         return self._leading.nodes.frozen_reason if self._leading else ""
 
     def _not_ready(self, etcd: EtcdStore) -> str:

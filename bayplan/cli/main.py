@@ -19,7 +19,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 VERBS: dict[str, tuple[str, str]] = {
     "apply": ("apply", "Create and change what the files say, and wait until it runs."),
     "get": ("get", "List services, jobs, tasks, nodes, secrets, events."),
-    "describe": ("describe", "All about a service or task, and why it waits."),
+    "describe": ("describe", "All about a service, task, node or secret."),
     "logs": ("logs", "What the tasks of a service wrote."),
     "exec": ("exec", "Run a command in a task."),
     "scale": ("scale", "Set the number of tasks."),

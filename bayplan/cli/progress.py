@@ -155,8 +155,12 @@ def _line(view: Any) -> str:
     desired = view.replicas_desired
     rollout = view.rollout
     status = view.status
-    if word(rollout, "state") in _ACTIVE and rollout.from_generation:
-        status += f" v{rollout.from_generation}->v{rollout.to_generation}"
+    if rollout.to_generation and rollout.to_generation < view.service.generation:
+        status += f" v{rollout.to_generation}->v{view.service.generation}"
+    elif word(rollout, "state") in _ACTIVE:
+        first = f"start of v{rollout.to_generation}"
+        span_of = f"v{rollout.from_generation}->v{rollout.to_generation}"
+        status += f" {span_of}" if rollout.from_generation else f", {first}"
     parts = f"{status}, {view.replicas_updated}/{desired} updated"
     parts += f", {view.replicas_ready}/{desired} ready"
     waiting = _waiting(view)

@@ -92,9 +92,9 @@ class Settings:
 
 
 async def tell_if_frozen(client: Client) -> None:
-    """Say on stderr what stops the cluster from changing anything, where something does."""
+    """Say on stderr what the cluster withholds, and why, where it does."""
     if reason := (await client.get_version()).frozen_reason:
-        print(f"bay: the cluster is frozen, nothing is changed: {reason}", file=sys.stderr)
+        print(f"bay: {reason}", file=sys.stderr)
 
 
 async def _renewed(settings: Settings, client: Client) -> None:

@@ -71,7 +71,7 @@ def tasks(views: Iterable[Any], now: float, *, wide: bool, namespace: bool = Tru
             task.node,
             task_state(view, now),
             word(seen, "health").replace("none", ""),
-            f"v{task.generation}",
+            f"v{version(view)}",
             str(seen.incarnation) if seen.incarnation else "",
             age(seen.started_at or task.created_at, now),
         ]
@@ -80,6 +80,11 @@ def tasks(views: Iterable[Any], now: float, *, wide: bool, namespace: bool = Tru
             row += [seen.address, _exit(seen), published]
         rows.append([*row, view.why])
     return table(headings, rows)
+
+
+def version(view: Any) -> int:
+    """Of a TaskView. An older controller tells only which version the task was made for."""
+    return int(view.version or view.task.generation)
 
 
 def task_name(task: Any) -> str:

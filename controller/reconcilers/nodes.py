@@ -143,9 +143,10 @@ class Nodes:
                 overdue |= silent_s >= self._lost_after_s
         if overdue and gone >= FREEZE_NODES_MIN and gone > FREEZE_SHARE * members:
             return (
-                f"{gone} of {members} nodes fell silent at once: their tasks are not replaced; "
-                "check the controller's network, or remove nodes that are gone for good "
-                "(bay node rm)"
+                f"{gone} of {members} nodes fell silent at once, which is more likely the "
+                "controller's network: they are not declared lost and their tasks not replaced, "
+                "everything else goes on; check that network, or remove nodes that are gone for "
+                "good (bay node rm)"
             )
         return ""
 

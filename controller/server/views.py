@@ -166,15 +166,28 @@ def task_view(index: Index, task: Task, reasons: Reasons, now: float) -> control
     unheard = silent(tables, task)
     moves = state is TaskState.PENDING or (status is not None and status.restarting_until_at)
     moves = moves or unheard
-    if before is not None and not moves and before[0] is task and before[1] is status:
+    version = version_of(tables, task)
+    same = before is not None and before[0] is task and before[1] is status
+    if before is not None and same and not moves and before[2].version == version:
         return before[2]
     number = types_pb2.TaskState.Value(enum_name(TaskState, state.name))
-    view = control.TaskView(task=to_pb(task), state=number, why=why(tables, task, reasons, now))
+    said = why(tables, task, reasons, now)
+    view = control.TaskView(task=to_pb(task), state=number, why=said, version=version)
     if status is not None:
         view.status.CopyFrom(to_pb(status))
     if not unheard:
         index.made[task.uid] = (task, status, view)
     return view
+
+
+def version_of(tables: Tables, task: Task) -> int:
+    """The service's newest version where the task is of its template: a rollback, or a version
+    that changed only policies, leaves such tasks as they are."""
+    stored = tables.services.get((task.namespace, task.service))
+    if stored is None or stored.value.uid != task.service_uid:
+        return task.generation
+    current = stored.value.template_hash == task.template_hash
+    return stored.value.generation if current else task.generation
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +268,9 @@ def status_words(
         return "stopped", f"{running} tasks are still stopping" if running else ""
     blame = _blame(tables, tasks, reasons, now)
     stored = tables.rollouts.get((service.namespace, service.name))
+    if stored is not None and stored.value.to_generation < service.generation:
+        # Applied a moment ago: what the last rollout came to says nothing of it.
+        return "updating", f"v{service.generation} is about to begin"
     words = _rollout_words(service, stored.value, blame, now) if stored else None
     if words is not None and words[0] != "rolled back":
         return words

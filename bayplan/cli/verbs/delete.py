@@ -25,7 +25,10 @@ POLL_S = 0.5
 def command(
     settings: Settings, names: tuple[str, ...], files: tuple[str, ...], detach: bool
 ) -> None:
-    """Delete services, jobs, crons, daemons and secrets, and wait until their tasks are gone."""
+    """Delete services, jobs, crons, daemons and secrets, and wait until their tasks are gone.
+
+    secret/NAME is a secret, NAME one of the others. A secret that a service uses is not deleted.
+    """
     targets = [_target(settings, name) for name in names]
     if files:
         from bayplan.spec import load
@@ -59,10 +62,24 @@ async def _delete(
         if kind == "Secret":
             answer = await client.delete_secret(namespace, name)
         else:
-            answer = await client.delete_service(namespace, name)
+            answer = await _delete_service(client, namespace, name)
         show_changes(settings, answer)
         if kind != "Secret" and not detach:
             await _gone(client, settings, namespace, name, answer.revision, limit_s)
+            if settings.output not in ("json", "yaml"):
+                print(f"{name}: deleted, none of its tasks is left")
+
+
+async def _delete_service(client: Client, namespace: str, name: str) -> Any:
+    """Raises NotFound, with the secret's name where there is one that may have been meant."""
+    try:
+        return await client.delete_service(namespace, name)
+    except NotFound as error:
+        if any(s.name == name for s in await client.list_secrets(namespace)):
+            raise NotFound(
+                f'there is no service "{name}", but a secret', hint=f"bay delete secret/{name}"
+            ) from error
+        raise
 
 
 async def _gone(

@@ -1,10 +1,10 @@
-"""bay describe: everything about one service, task or node."""
+"""bay describe: everything about one service, task, node or secret."""
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,25 +16,62 @@ if TYPE_CHECKING:
     from bayplan.client import Client
 
 TASK_NAME = re.compile(r"(?P<service>[a-z0-9-]+)\.(?P<slot>[0-9]+)\.(?P<attempt>[0-9]+)")
+KINDS = ("service", "job", "cron", "daemon", "task", "node", "secret")
 EVENTS_MAX = 10
 NAMES_MAX = 3
 
 
 @verb("describe")
-@click.argument("name", metavar="SERVICE|TASK", shell_complete=complete_service)
-def command(settings: Settings, name: str) -> None:
-    """All about a service, job, cron, daemon or task: state, why tasks wait, events, the spec.
+@click.argument(
+    "words", nargs=-1, required=True, metavar="[KIND] NAME", shell_complete=complete_service
+)
+def command(settings: Settings, words: tuple[str, ...]) -> None:
+    """All about a workload, task, node or secret: state, why tasks wait, events, the spec.
 
-    For a node: `bay node describe NODE`.
+    KIND is service, job, cron, daemon, task, node or secret; without it NAME is a workload or, as
+    in web.1.2, a task.
     """
-    settings.call(lambda client: describe_by_name(client, settings, name))
+    kind, name = kind_and_name(words)
+    settings.call(lambda client: describe_by_name(client, settings, name, kind))
 
 
-async def describe_by_name(client: Client, settings: Settings, name: str) -> None:
-    """A workload or task, as the settings want it shown."""
+def kind_and_name(words: Sequence[str]) -> tuple[str, str]:
+    """`node h1` and `node/h1` alike; the kind is empty where none is given. Raises InvalidSpec."""
+    from bayplan.model.errors import InvalidSpec
+
+    given = tuple(words[0].split("/", 1)) if len(words) == 1 else tuple(words)
+    if len(given) == 1:
+        return "", given[0]
+    if len(given) != 2:
+        raise InvalidSpec("one thing at a time", hint="write bay describe KIND NAME")
+    kind = given[0].removesuffix("s")
+    if kind not in KINDS:
+        from bayplan.spec.problems import did_you_mean
+
+        near = did_you_mean(given[0], KINDS)
+        raise InvalidSpec(
+            f'"{given[0]}" is not a kind{near}', hint=f"write one of {', '.join(KINDS)}"
+        )
+    return kind, given[1]
+
+
+async def describe_by_name(client: Client, settings: Settings, name: str, kind: str = "") -> None:
+    """What the name is of, as the settings want it shown."""
     from bayplan.cli import render
 
-    task = TASK_NAME.fullmatch(name)
+    if kind == "node":
+        from bayplan.cli.verbs.node import show_node
+
+        await show_node(client, settings, name)
+        return
+    if kind == "secret":
+        await _describe_secret(client, settings, name)
+        return
+    task = TASK_NAME.fullmatch(name) if kind in ("", "task") else None
+    if kind == "task" and task is None:
+        from bayplan.model.errors import InvalidSpec
+
+        raise InvalidSpec(f'"{name}" is not the name of a task', hint="write e.g. web.1.2")
     service = task["service"] if task else name
     view = await client.get_service(settings.in_namespace(), service)
     if task:
@@ -57,6 +94,29 @@ async def describe_by_name(client: Client, settings: Settings, name: str) -> Non
         render.show_message(view, settings.output)
     else:
         render.show(describe_service(view, time.time()))
+
+
+async def _describe_secret(client: Client, settings: Settings, name: str) -> None:
+    """Keys, version and who uses it; nobody is shown values."""
+    from bayplan.cli import render
+    from bayplan.cli.render import age
+    from bayplan.model.errors import NotFound
+
+    found = [v for v in await client.list_secrets(settings.in_namespace()) if v.name == name]
+    if not found:
+        raise NotFound(f'there is no secret "{name}"', hint="list them with bay get secrets")
+    view = found[0]
+    if settings.output in ("json", "yaml"):
+        render.show_message(view, settings.output)
+        return
+    by = f" by {view.updated_by}" if view.updated_by else ""
+    rows = [
+        ("Secret", f"{view.namespace}/{view.name}"),
+        ("Version", f"v{view.version}, set {age(view.updated_at, time.time())} ago{by}"),
+        ("Keys", ", ".join(view.keys)),
+        ("Used by", ", ".join(view.used_by) or "no service"),
+    ]
+    render.show(fields(rows))
 
 
 def fields(rows: list[tuple[str, str]]) -> str:
@@ -132,6 +192,8 @@ def _rollout(view: Any, now: float) -> str:
         return f"v{rollout.to_generation} complete since {age(rollout.finished_at, now)}"
     shown = state.replace("_", " ").upper()
     text = f"v{rollout.from_generation}->v{rollout.to_generation} {shown}"
+    if not rollout.from_generation:
+        text = f"start of v{rollout.to_generation}" + (f" {shown}" if state != "running" else "")
     if state in ("running", "rolling_back"):
         since = rollout.progress_at or rollout.started_at
         text += f", {view.replicas_updated}/{view.replicas_desired}"
@@ -232,7 +294,7 @@ def describe_task(task: Any, service: Any, now: float) -> str:
         ("State", views.task_state(task, now) + f" (desired {word(task.task, 'desired')})"),
         ("Why", task.why),
         ("Node", task.task.node),
-        ("Version", f"v{task.task.generation} of v{service.service.generation}"),
+        ("Version", f"v{views.version(task)} of v{service.service.generation}"),
         ("Health", word(seen, "health").replace("none", "")),
         ("Runs", str(seen.incarnation or "")),
         (

@@ -10,23 +10,31 @@ import click
 
 from bayplan.cli.completing import complete_service
 from bayplan.cli.settings import Settings, verb
-from bayplan.model.errors import Unavailable
+from bayplan.model.errors import InvalidSpec, Unavailable
 
 if TYPE_CHECKING:
     from bayplan.client import Client
 
 RECONNECT_S = 1.0
 PATIENCE_S = 120.0
+KINDS = ("service", "task", "node", "secret", "identity", "token")
 WIDTHS = (7, 8, 24, 16, 5, 8)
 
 
 @verb("events")
 @click.argument("name", default="", metavar="[SERVICE|TASK|NODE]", shell_complete=complete_service)
 @click.option("-f", "--follow", is_flag=True, help="stay, and show what is new")
-@click.option("--kind", default="", help="only of services, tasks or nodes")
+@click.option("--kind", default="", metavar="KIND", help="only of service, task, node, secret, ...")
 @click.option("--since", metavar="TIME", help="10m ago, or 2026-01-31T12:00:00")
 def command(settings: Settings, name: str, follow: bool, kind: str, since: str | None) -> None:
     """What happened, why and how often, oldest first."""
+    if kind and kind.removesuffix("s") not in KINDS:
+        from bayplan.spec.problems import did_you_mean
+
+        near = did_you_mean(kind, KINDS)
+        raise InvalidSpec(
+            f'there are no events of kind "{kind}"{near}', hint=f"write one of {', '.join(KINDS)}"
+        )
     from bayplan.cli.verbs.logs import parse_since
     from bayplan.wire._pb.bayplan.v1 import control_pb2
 

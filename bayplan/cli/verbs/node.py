@@ -52,17 +52,18 @@ def ls(settings: Settings) -> None:
 @click.argument("node", shell_complete=complete_node)
 def describe(settings: Settings, node: str) -> None:
     """All about a node: state, labels, attributes, conditions, tasks, last events."""
+    settings.call(lambda client: show_node(client, settings, node))
 
-    async def show(client: Client) -> None:
-        from bayplan.cli import render
 
-        view = await client.get_node(node)
-        if settings.output in ("json", "yaml"):
-            render.show_message(view, settings.output)
-        else:
-            render.show(describe_node(view, time.time()))
+async def show_node(client: Client, settings: Settings, node: str) -> None:
+    """Print all about it, in the form asked for."""
+    from bayplan.cli import render
 
-    settings.call(show)
+    view = await client.get_node(node)
+    if settings.output in ("json", "yaml"):
+        render.show_message(view, settings.output)
+    else:
+        render.show(describe_node(view, time.time()))
 
 
 def describe_node(view: Any, now: float) -> str:

@@ -40,7 +40,7 @@ def command(settings: Settings, only_client: bool) -> None:
                     ("etcd", answer.etcd_version),
                     ("registry", answer.registry_address),
                     ("nodes", f"{answer.nodes_ready} of {answer.nodes_total} ready"),
-                    ("FROZEN", answer.frozen_reason),
+                    ("WITHHELD", answer.frozen_reason),
                 ]
             )
         )

@@ -51,6 +51,7 @@ class Fake(ControlServicer):
         self.lines: list[Any] = []
         self.frozen = ""
         self.node: Any = None
+        self.secrets: list[Any] = []
 
     def _ask(self, call: str, request: Any, context: Any) -> None:
         self.asked[call] = request
@@ -98,6 +99,18 @@ class Fake(ControlServicer):
     def Drain(self, request: Any, context: Any) -> Any:
         self._ask("Drain", request, context)
         return control.ChangeResponse(changes=self.changes, revision=7)
+
+    def DeleteService(self, request: Any, context: Any) -> Any:
+        self._ask("DeleteService", request, context)
+        return control.ChangeResponse(changes=self.changes, revision=7)
+
+    def DeleteSecret(self, request: Any, context: Any) -> Any:
+        self._ask("DeleteSecret", request, context)
+        return control.ChangeResponse(changes=self.changes, revision=7)
+
+    def ListSecrets(self, request: Any, context: Any) -> Any:
+        self._ask("ListSecrets", request, context)
+        return control.ListSecretsResponse(secrets=self.secrets)
 
     def GetNode(self, request: Any, context: Any) -> Any:
         self._ask("GetNode", request, context)

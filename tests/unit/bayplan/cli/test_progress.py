@@ -103,3 +103,11 @@ def test_a_countdown_is_no_news(monkeypatch: pytest.MonkeyPatch) -> None:
     for line in ("0/1 ready; waits 1m02s", "0/1 ready; waits 9s", "1/1 ready"):
         board.put("web", line)
     assert stream.getvalue() == "web: 0/1 ready; waits 1m02s\nweb: 1/1 ready\n"
+
+
+def test_lines_name_the_versions() -> None:
+    """A first version starts; one that was applied a moment ago is not called running."""
+    first = a_service(rollout=RolloutState.RUNNING, generation=1, from_generation=0, updated=2)
+    assert judge(first, V2).line == "running, start of v1, 2/6 updated, 6/6 ready"
+    fresh = a_service(to_generation=1, from_generation=0, updated=0, status="updating")
+    assert judge(fresh, V2).line.startswith("updating v1->v2, 0/6 updated")

@@ -110,13 +110,13 @@ def test_apply_that_is_interrupted_says_that_it_goes_on(cluster: Fake, spec: str
     )
 
 
-def test_a_frozen_cluster_says_why(cluster: Fake, bay: Bay) -> None:
+def test_what_is_withheld_is_said(cluster: Fake, bay: Bay) -> None:
     """Beside every list, so that nobody wonders."""
     cluster.views = [a_service()]
-    cluster.frozen = "3 of 4 nodes are lost"
+    cluster.frozen = "3 of 4 nodes fell silent at once: they are not declared lost"
     code, out, err = bay("get")
     assert (code, out.count("\n")) == (0, 2)
-    assert err == "bay: the cluster is frozen, nothing is changed: 3 of 4 nodes are lost\n"
+    assert err == f"bay: {cluster.frozen}\n"
 
 
 def test_apply_does_not_wait_when_told(cluster: Fake, bay: Bay, spec: str) -> None:
@@ -161,6 +161,50 @@ def test_a_controller_that_is_not_there(cluster: Fake, bay: Bay) -> None:
     assert (code, out) == (6, "")
     assert "127.0.0.1:1 refuses the connection" in err.splitlines()[-1]
     assert "check that a controller runs" in err.splitlines()[-1]
+
+
+def test_describe_takes_a_kind(cluster: Fake, bay: Bay) -> None:
+    """Nodes and secrets, too; a kind that is misspelt is told from a name."""
+    cluster.node = control.NodeView()
+    cluster.node.node.name = "h1"
+    cluster.views = [a_service()]
+    cluster.secrets = [control.SecretView(namespace="prod", name="db", keys=["a", "b"], version=3)]
+    assert bay("describe", "node", "h1")[1].startswith("Node")
+    assert bay("describe", "node/h1")[1].startswith("Node")
+    assert "Image" in bay("describe", "service", "shop-web", "-n", "prod")[1]
+    out = bay("describe", "secret", "db", "-n", "prod")[1]
+    assert "Keys     a, b\n" in out
+    assert "Used by  no service\n" in out
+    code, _, err = bay("describe", "nod", "h1")
+    assert (code, '"nod" is not a kind; did you mean "node"?' in err) == (2, True)
+    assert bay("describe", "task", "h1")[0] == 2
+
+
+def test_delete_says_what_is_gone(cluster: Fake, bay: Bay) -> None:
+    """A service when its tasks are; a name that is a secret's leads to secret/NAME."""
+    gone = a_service(ready=0, updated=0, desired=0)
+    gone.deleted = True
+    cluster.views = [gone]
+    cluster.changes = [control.Change(kind="Service", name="web", action="delete")]
+    code, out, _ = bay("delete", "web")
+    assert (code, out.splitlines()[-1]) == (0, "web: deleted, none of its tasks is left")
+    cluster.secrets = [control.SecretView(name="db")]
+    cluster.fails["DeleteService"] = ("not_found", "there is no service db", "")
+    assert bay("delete", "db") == (
+        3,
+        "",
+        'bay: there is no service "db", but a secret; bay delete secret/db\n',
+    )
+    cluster.changes = [control.Change(kind="Secret", name="db", action="delete")]
+    code, out, _ = bay("delete", "secret/db")
+    assert (code, out) == (0, "- Secret db delete\n")
+    assert cluster.asked["DeleteSecret"].secret == "db"
+
+
+def test_events_of_a_kind_there_is_not(bay: Bay) -> None:
+    """Refused before anybody is asked."""
+    code, _, err = bay("events", "--kind", "servce")
+    assert (code, 'no events of kind "servce"; did you mean "service"?' in err) == (2, True)
 
 
 def test_a_drain_that_leaves_a_volume_fails_and_says_so(cluster: Fake, bay: Bay) -> None:

@@ -242,6 +242,33 @@ def test_a_drain_says_which_task_stays_with_its_volume() -> None:
     assert views.node_view(views.Index.of(alone), node, no_reason, NOW, detail=False).drained
 
 
+def test_a_task_of_the_newest_template_is_of_the_newest_version() -> None:
+    """Whatever version it was made for, also after a rollback; a view made before follows."""
+    task = a_task(1, generation=1)
+    made: views.Made = {}
+    for hash_, shown in (("new", 2), ("other", 1), ("new", 2)):
+        service = Stored(replace(SERVICE, template_hash=hash_), 1, b"")
+        tables = replace(tables_of((task, running(task))), services={("default", "web"): service})
+        index = views.Index.of(tables, made)
+        assert views.task_view(index, task, no_reason, NOW).version == shown
+
+
+def test_a_version_applied_a_moment_ago_is_updating() -> None:
+    """Before its rollout begins, what the last one came to says nothing of it."""
+    one, two = a_task(1), a_task(2)
+    tables = tables_of((one, running(one)), (two, running(two)))
+    done = Rollout(
+        namespace="default",
+        service="web",
+        from_generation=0,
+        to_generation=1,
+        state=RolloutState.COMPLETE,
+    )
+    tables = replace(tables, rollouts={("default", "web"): Stored(done, 1, b"")})
+    word, _ = views.status_words(tables, SERVICE, [one, two], no_reason, NOW)
+    assert word == "updating"
+
+
 def test_tasks_of_a_silent_node_are_not_counted_as_ready() -> None:
     """What a node last said is shown as such, and again as it is once the node is heard."""
     one = a_task(1)

@@ -60,7 +60,9 @@ class GetVersionResponse(message.Message):
     nodes_ready: builtins.int
     nodes_total: builtins.int
     frozen_reason: builtins.str
-    """What stops the cluster from changing anything now; empty: nothing."""
+    """What the cluster withholds now (declaring nodes lost, or every change), why, and what to do;
+    empty: nothing.
+    """
     @builtins.property
     def caller(self) -> types_pb2.Identity:
         """The caller, as the controller knows it."""
@@ -248,10 +250,13 @@ class TaskView(message.Message):
     STATUS_FIELD_NUMBER: builtins.int
     STATE_FIELD_NUMBER: builtins.int
     WHY_FIELD_NUMBER: builtins.int
+    VERSION_FIELD_NUMBER: builtins.int
     state: types_pb2.TaskState.ValueType
     """Assigned, pending or final where the agent has said nothing yet."""
     why: builtins.str
     """Why a pending task is pending, with figures; why a failed one failed."""
+    version: builtins.int
+    """The service's newest version where the task is of its template, else the one it was made for."""
     @builtins.property
     def task(self) -> types_pb2.Task: ...
     @builtins.property
@@ -263,10 +268,11 @@ class TaskView(message.Message):
         status: types_pb2.TaskStatus | None = ...,
         state: types_pb2.TaskState.ValueType = ...,
         why: builtins.str = ...,
+        version: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["status", b"status", "task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["state", b"state", "status", b"status", "task", b"task", "why", b"why"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["state", b"state", "status", b"status", "task", b"task", "version", b"version", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
