@@ -143,10 +143,11 @@ class Nodes:
                 overdue |= silent_s >= self._lost_after_s
         if overdue and gone >= FREEZE_NODES_MIN and gone > FREEZE_SHARE * members:
             return (
-                f"{gone} of {members} nodes fell silent at once, which is more likely the "
-                "controller's network: they are not declared lost and their tasks not replaced, "
-                "everything else goes on; check that network, or remove nodes that are gone for "
-                "good (bay node rm)"
+                f"{gone} of {members} nodes fell silent within {FREEZE_WINDOW_S:g} s, more than "
+                f"the {FREEZE_SHARE:.0%} that are taken for lost together: rather the "
+                "controller's network is at fault, so they are not declared lost and their tasks "
+                "not replaced; everything else goes on. Mend that network, or remove the nodes "
+                "that are gone for good: bay node rm NODE"
             )
         return ""
 

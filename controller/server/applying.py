@@ -23,7 +23,7 @@ from controller.server.intent import (
     delete_service,
     said,
 )
-from controller.server.views import secret_users
+from controller.server.views.secrets import secret_users
 from controller.store.base import Change, Changes, Delete, Kind, Require, Tables
 
 SOURCE_MAX_BYTES: Final = 512 << 10

@@ -7,7 +7,8 @@ from collections import Counter
 from bayplan.model.node import NodeState
 from bayplan.model.task import TaskState
 from controller.metrics import Metrics
-from controller.server.views import Index, Reasons, status_of, status_words, task_state
+from controller.server.views.services import status_words
+from controller.server.views.tasks import Index, Reasons, status_of, task_state
 from controller.store.base import Kind, Tables
 
 STATUS_WORDS = (

@@ -20,7 +20,7 @@ from bayplan.model.workload import WorkloadKind
 from bayplan.wire._pb.bayplan.v1 import control_pb2 as control
 from bayplan.wire.convert import to_pb
 from controller.server import diff, kinds
-from controller.server.views import secret_users
+from controller.server.views.secrets import secret_users
 from controller.store.base import Changes, Delete, Kind, Put, Tables
 
 

@@ -13,7 +13,8 @@ from bayplan.model.node import Node
 from bayplan.model.task import Task
 from bayplan.wire._pb.bayplan.v1 import control_pb2 as control
 from controller.server.intent import Desk, Outcome, event, plural, said
-from controller.server.views import Drain, keeps, names, present
+from controller.server.views.nodes import Drain, keeps, names
+from controller.server.views.tasks import present
 from controller.store.base import Change, Delete, Key, Kind, Put, Tables
 
 LABELS_MAX: Final = 100

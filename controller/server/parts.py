@@ -16,7 +16,7 @@ from controller.server.edge import Leadership
 from controller.server.intent import Desk, Outcome, Vault
 from controller.server.trust import Trust
 from controller.server.tunnels import Tunnels
-from controller.server.views import Index, Reasons
+from controller.server.views.tasks import Index, Reasons
 from controller.store.base import (
     OPERATIONS_MAX,
     Changes,

@@ -15,10 +15,13 @@ from bayplan.wire._pb.bayplan.v1 import control_pb2 as control
 from bayplan.wire._pb.bayplan.v1 import types_pb2
 from bayplan.wire._pb.bayplan.v1.control_pb2_grpc import ControlServicer
 from bayplan.wire.convert import to_pb
-from controller.server import views
 from controller.server.auth import CALLER
 from controller.server.intent import find_service
 from controller.server.parts import Parts
+from controller.server.views.nodes import node_view
+from controller.server.views.secrets import secret_views
+from controller.server.views.services import service_view
+from controller.server.views.tasks import Index, present, task_view
 from controller.store.base import Store, Tables
 
 PROTOCOL: Final = 1
@@ -78,7 +81,7 @@ class Reads(ControlServicer):
         index = await self._parts.index(request.min_revision)
         reasons, now = self._parts.reasons, self._parts.now()
         found = [
-            views.service_view(index, stored.value, reasons, now, detail=False)
+            service_view(index, stored.value, reasons, now, detail=False)
             for key, stored in sorted(index.tables.services.items())
             if request.namespace in ("", key[0])
         ]
@@ -90,12 +93,10 @@ class Reads(ControlServicer):
         index = await self._parts.index(request.min_revision)
         return self._service(index, request)
 
-    def _service(
-        self, index: views.Index, request: control.GetServiceRequest
-    ) -> control.ServiceView:
+    def _service(self, index: Index, request: control.GetServiceRequest) -> control.ServiceView:
         service, _ = find_service(index.tables, request.namespace, request.service)
         reasons, now = self._parts.reasons, self._parts.now()
-        return views.service_view(index, service, reasons, now, detail=True)
+        return service_view(index, service, reasons, now, detail=True)
 
     async def WatchService(
         self, request: control.GetServiceRequest, context: Any
@@ -152,12 +153,10 @@ class Reads(ControlServicer):
             for task in tasks
             if request.namespace in ("", task.namespace)
             and request.node in ("", task.node)
-            and (request.history or views.present(tables, task))
+            and (request.history or present(tables, task))
         ]
         shown.sort(key=lambda t: (t.namespace, t.service, t.slot, -t.attempt))
-        return control.ListTasksResponse(
-            tasks=[views.task_view(index, t, reasons, now) for t in shown]
-        )
+        return control.ListTasksResponse(tasks=[task_view(index, t, reasons, now) for t in shown])
 
     async def ListNodes(
         self, request: control.ListNodesRequest, context: Any
@@ -165,7 +164,7 @@ class Reads(ControlServicer):
         index = await self._parts.index()
         reasons, now = self._parts.reasons, self._parts.now()
         found = [
-            views.node_view(index, stored.value, reasons, now, detail=False)
+            node_view(index, stored.value, reasons, now, detail=False)
             for _, stored in sorted(index.tables.nodes.items())
         ]
         return control.ListNodesResponse(nodes=found)
@@ -176,7 +175,7 @@ class Reads(ControlServicer):
         if stored is None:
             raise NotFound(f"there is no node {request.node}", hint="`bay node ls` lists them")
         reasons, now = self._parts.reasons, self._parts.now()
-        return views.node_view(index, stored.value, reasons, now, detail=True)
+        return node_view(index, stored.value, reasons, now, detail=True)
 
     async def ListEvents(
         self, request: control.ListEventsRequest, context: Any
@@ -204,7 +203,7 @@ class Reads(ControlServicer):
     async def ListSecrets(
         self, request: control.ListSecretsRequest, context: Any
     ) -> control.ListSecretsResponse:
-        found = views.secret_views(self._parts.store.tables, request.namespace)
+        found = secret_views(self._parts.store.tables, request.namespace)
         return control.ListSecretsResponse(secrets=found)
 
     async def ListIdentities(

@@ -19,7 +19,7 @@ from controller.server.auth import CALLER
 from controller.server.intent import find_service
 from controller.server.parts import Parts
 from controller.server.tunnels import Frame, Tunnel, TunnelEnded
-from controller.server.views import present, status_of, task_state
+from controller.server.views.tasks import present, status_of, task_state
 from controller.store.base import Tables
 
 log = structlog.get_logger(__name__)

@@ -17,7 +17,8 @@ from bayplan.model.service import RestartCondition, RestartPolicy, TaskTemplate
 from bayplan.model.task import TaskState
 from bayplan.model.workload import CronPolicy, JobPolicy, Overlap, WorkloadKind
 from controller.orchestrator.cron import cancel
-from controller.server.views import Index, service_view
+from controller.server.views.services import service_view
+from controller.server.views.tasks import Index
 from tests.unit.controller.rig import Rig
 
 GOLDEN = Path(__file__).parents[3] / "golden" / "cli"

@@ -203,8 +203,8 @@ def test_delete_says_what_is_gone(cluster: Fake, bay: Bay) -> None:
 
 def test_events_of_a_kind_there_is_not(bay: Bay) -> None:
     """Refused before anybody is asked."""
-    code, _, err = bay("events", "--kind", "servce")
-    assert (code, 'no events of kind "servce"; did you mean "service"?' in err) == (2, True)
+    code, _, err = bay("events", "--kind", "servicee")
+    assert (code, 'no events of kind "servicee"; did you mean "service"?' in err) == (2, True)
 
 
 def test_a_drain_that_leaves_a_volume_fails_and_says_so(cluster: Fake, bay: Bay) -> None:

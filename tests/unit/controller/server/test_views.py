@@ -20,7 +20,18 @@ from bayplan.model.service import (
     TaskTemplate,
 )
 from bayplan.model.task import DesiredState, Health, Task, TaskState, TaskStatus
-from controller.server import views
+from controller.server.views.nodes import node_view
+from controller.server.views.services import Counts, counts, service_view, status_words
+from controller.server.views.tasks import (
+    Index,
+    Made,
+    Reasons,
+    duration,
+    status_of,
+    task_state,
+    task_view,
+    why,
+)
 from controller.store.base import Stored, Tables
 
 NOW = 10_000.0
@@ -90,9 +101,9 @@ def no_reason(_: str) -> str:
     return ""
 
 
-def words(tables: Tables, reasons: views.Reasons = no_reason) -> tuple[str, str]:
-    view = views.service_view(
-        views.Index.of(tables),
+def words(tables: Tables, reasons: Reasons = no_reason) -> tuple[str, str]:
+    view = service_view(
+        Index.of(tables),
         next(iter(tables.services.values())).value,
         reasons,
         NOW,
@@ -150,7 +161,7 @@ def test_restarting_says_when() -> None:
     one = a_task(1)
     status = running(one, incarnation=2, restarting_until_at=NOW + 20, exit_code=3)
     tables = tables_of((one, status))
-    assert views.why(tables, one, no_reason, NOW) == "exited with 3; starts again in 20s"
+    assert why(tables, one, no_reason, NOW) == "exited with 3; starts again in 20s"
 
 
 def test_updating_and_stuck() -> None:
@@ -196,16 +207,16 @@ def test_counts() -> None:
         (two, running(two, incarnation=5, started_at=NOW - 9000)),
         (old, running(old)),
     )
-    counts = views.counts(tables, SERVICE, [one, two, old], NOW)
-    assert counts == views.Counts(desired=2, ready=2, updated=1, restarts_last_hour=2)
+    found = counts(tables, SERVICE, [one, two, old], NOW)
+    assert found == Counts(desired=2, ready=2, updated=1, restarts_last_hour=2)
 
 
 def test_status_of_another_uid_is_not_the_tasks() -> None:
     """A service made anew under the same name starts without its predecessor's statuses."""
     one = a_task(1, uid="new")
     tables = tables_of((one, replace(running(one), uid="old")))
-    assert views.status_of(tables, one) is None
-    assert views.task_state(one, None) is TaskState.ASSIGNED
+    assert status_of(tables, one) is None
+    assert task_state(one, None) is TaskState.ASSIGNED
 
 
 def test_node_shows_what_is_requested_and_what_a_drain_waits_for() -> None:
@@ -213,7 +224,7 @@ def test_node_shows_what_is_requested_and_what_a_drain_waits_for() -> None:
     one, two = a_task(1), a_task(2)
     node = Node(name="h1", uid="n", draining=True, certificate_serials=("aa",))
     tables = tables_of((one, running(one)), (two, running(two, state=TaskState.FAILED)), node=node)
-    view = views.node_view(views.Index.of(tables), node, no_reason, NOW, detail=True)
+    view = node_view(Index.of(tables), node, no_reason, NOW, detail=True)
     assert (view.tasks, view.requested.cpu_millis) == (1, 500)
     assert view.drain_progress == "1 task left, 0 of them stopping (web)"
     assert not view.node.certificate_serials
@@ -230,27 +241,27 @@ def test_a_drain_says_which_task_stays_with_its_volume() -> None:
         ready, services={("default", "web"): Stored(replace(SERVICE, spec=spec), 1, b"")}
     )
     node = Node(name="h1", uid="n", draining=True)
-    view = views.node_view(views.Index.of(tables), node, no_reason, NOW, detail=False)
+    view = node_view(Index.of(tables), node, no_reason, NOW, detail=False)
     assert not view.drained
     assert view.drain_blocked == view.drain_progress
     assert view.drain_blocked.startswith("web.1.1 keeps its volume data on h1: it is stopped only")
     forced = replace(node, drain_volumes=True)
-    view = views.node_view(views.Index.of(tables), forced, no_reason, NOW, detail=False)
+    view = node_view(Index.of(tables), forced, no_reason, NOW, detail=False)
     assert (view.drained, view.drain_blocked) == (False, "")
     assert view.drain_progress.startswith("1 task left")
     alone = replace(tables, tasks={k: s for k, s in tables.tasks.items() if s.value is daemon})
-    assert views.node_view(views.Index.of(alone), node, no_reason, NOW, detail=False).drained
+    assert node_view(Index.of(alone), node, no_reason, NOW, detail=False).drained
 
 
 def test_a_task_of_the_newest_template_is_of_the_newest_version() -> None:
     """Whatever version it was made for, also after a rollback; a view made before follows."""
     task = a_task(1, generation=1)
-    made: views.Made = {}
+    made: Made = {}
     for hash_, shown in (("new", 2), ("other", 1), ("new", 2)):
         service = Stored(replace(SERVICE, template_hash=hash_), 1, b"")
         tables = replace(tables_of((task, running(task))), services={("default", "web"): service})
-        index = views.Index.of(tables, made)
-        assert views.task_view(index, task, no_reason, NOW).version == shown
+        index = Index.of(tables, made)
+        assert task_view(index, task, no_reason, NOW).version == shown
 
 
 def test_a_version_applied_a_moment_ago_is_updating() -> None:
@@ -265,7 +276,7 @@ def test_a_version_applied_a_moment_ago_is_updating() -> None:
         state=RolloutState.COMPLETE,
     )
     tables = replace(tables, rollouts={("default", "web"): Stored(done, 1, b"")})
-    word, _ = views.status_words(tables, SERVICE, [one, two], no_reason, NOW)
+    word, _ = status_words(tables, SERVICE, [one, two], no_reason, NOW)
     assert word == "updating"
 
 
@@ -279,12 +290,12 @@ def test_tasks_of_a_silent_node_are_not_counted_as_ready() -> None:
             ("", one.node): Stored(NodeStatus(name=one.node, state=NodeState.SUSPECT), 1, b"")
         },
     )
-    made: views.Made = {}
+    made: Made = {}
     for tables, count, said in ((ready, 1, False), (silent, 0, True), (ready, 1, False)):
-        assert views.counts(tables, SERVICE, [one], NOW).ready == count
-        view = views.task_view(views.Index.of(tables, made), one, no_reason, NOW)
+        assert counts(tables, SERVICE, [one], NOW).ready == count
+        view = task_view(Index.of(tables, made), one, no_reason, NOW)
         assert ("is not heard from" in view.why) is said
-    word, _ = views.status_words(silent, SERVICE, [one], no_reason, NOW)
+    word, _ = status_words(silent, SERVICE, [one], no_reason, NOW)
     assert (word, status.serving) == ("degraded", True)
 
 
@@ -293,4 +304,4 @@ def test_tasks_of_a_silent_node_are_not_counted_as_ready() -> None:
 )
 def test_duration(seconds: float, text: str) -> None:
     """Two units at most."""
-    assert views.duration(seconds) == text
+    assert duration(seconds) == text
