@@ -75,7 +75,7 @@ class Bookings:
         self._total: Ints = np.zeros((len(AMOUNTS), 0), dtype=np.int64)
         self._due: dict[tuple[int, int], list[int]] = {}
         self._dirty: set[int] = set()
-        self._port_refs: Counter[tuple[HostPort, int, str]] = Counter()
+        self._holders: dict[tuple[HostPort, int], dict[str, int]] = {}
         self._exclusive_refs: Counter[tuple[HostPort, int]] = Counter()
         self._auto_refs: Counter[tuple[str, str, int]] = Counter()
         self._exclusive: dict[HostPort, frozenset[int]] | None = {}
@@ -119,11 +119,15 @@ class Bookings:
         uid = task.service_uid
         ports = {(p.host, p.protocol) for p in task.ports} | set(own_ports)
         for port in ports:
-            _bump(self._port_refs, (port, row, uid), by)
+            holders = self._holders.setdefault((port, row), {})
+            _bump(holders, uid, by)
             owned = self.owners.of(port)
-            if by > 0:
-                owned[row] = uid
-            elif owned.get(row) == uid and (port, row, uid) not in self._port_refs:
+            if holders:
+                # Two services hold a port where one was given it before the other's task had
+                # ended: it stays taken until both are gone, whoever was booked first.
+                owned[row] = min(holders)
+            else:
+                del self._holders[port, row]
                 del owned[row]
                 self.owners.drop_empty(port)
         for port in own_ports:
@@ -191,9 +195,9 @@ class Bookings:
         self.owners.renumber(moved)
         self.leaving = {moved[r]: count for r, count in self.leaving.items() if r in moved}
         self.devices = {moved[r]: use for r, use in self.devices.items() if r in moved}
-        self._port_refs = Counter(
-            {(p, moved[r], u): n for (p, r, u), n in self._port_refs.items() if r in moved}
-        )
+        self._holders = {
+            (p, moved[r]): held for (p, r), held in self._holders.items() if r in moved
+        }
         self._exclusive_refs = Counter(
             {(p, moved[r]): n for (p, r), n in self._exclusive_refs.items() if r in moved}
         )

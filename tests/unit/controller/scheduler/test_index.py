@@ -16,6 +16,7 @@ from bayplan.model.service import (
     NetworkMode,
     Placement,
     Port,
+    Protocol,
     Service,
     ServiceSpec,
     ServiceVersion,
@@ -163,3 +164,23 @@ def test_following_is_counting(rounds: list[list[tuple[int, int, int]]]) -> None
         handed.append((view, fresh))
     for view, fresh in handed:
         assert fresh == view
+
+
+def test_a_port_of_two_services_is_free_once_both_are_gone() -> None:
+    """Whichever of them was booked last, and whichever goes first."""
+    world, index = World(), ClusterIndex(changed)
+    world.do((0, 0, 1))
+    for slot, port in ((0, 8080), (1, 8001)):
+        # "db" (slot 1) is on the host's network, and binds its 8080 there.
+        task = replace(world._task(slot, 8), node="h0", generation=1)
+        ports = (PublishedPort(name="http", container=8080, host=port),)
+        world.put(Kind.TASK, ("default", task.name), replace(task, ports=ports))
+        index.update(world.store.tables)
+    port = (8080, Protocol.TCP)
+    assert index.view().port_owners[port] == {0: "u-db"}
+    world.do((4, 1, 0))
+    index.update(world.store.tables)
+    assert index.view().port_owners[port] == {0: "u-web"}
+    world.do((4, 0, 0))
+    index.update(world.store.tables)
+    assert port not in index.view().port_owners
