@@ -41,7 +41,12 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--subnet", help="of the containers, instead of the one assigned")
     run.add_argument("--bridge", help="name of the containers' bridge; default: bay0")
     run.add_argument("--address", help="under which others reach this host")
-    run.add_argument("--registry", metavar="HOST:PORT", help="the cluster's own registry")
+    run.add_argument(
+        "--registry",
+        action="append",
+        metavar="HOST:PORT",
+        help="the cluster's own registry; may be given several times",
+    )
     # Not abbreviated: `--token bay1…` must not pass for --token-file and be repeated in an error.
     join = commands.add_parser(
         "join", parents=[common], help="join a cluster with a token", allow_abbrev=False
@@ -62,11 +67,12 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
         "subnet",
         "bridge",
         "address",
-        "registry",
     )
     found = {name: getattr(arguments, name, None) for name in names}
     if arguments.command == "run" and arguments.controllers:
         found["controllers"] = tuple(arguments.controllers)
+    if arguments.command == "run" and arguments.registry:
+        found["registry"] = tuple(arguments.registry)
     return found
 
 

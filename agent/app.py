@@ -386,12 +386,15 @@ class Agent:
     # -- images and metrics ------------------------------------------------------------------
 
     def _builtin_registries(self) -> list[Endpoint]:
-        """One at each controller, the leader's first."""
-        addresses = [self._config.registry]
-        if not self._config.registry:
-            leader = [self._session.controller] if self._session else []
-            hosts = [c.rpartition(":")[0] for c in (*leader, *self._controllers)]
-            addresses = [f"{host}:{REGISTRY_PORT}" for host in dict.fromkeys(hosts)]
+        """Those of the settings, or one at each controller; the leader's first."""
+        leader = self._session.controller.rpartition(":")[0] if self._session else ""
+        addresses = list(self._config.registry)
+        if not addresses:
+            hosts = [c.rpartition(":")[0] for c in self._controllers]
+            addresses = [
+                f"{host}:{REGISTRY_PORT}" for host in dict.fromkeys((*hosts, leader)) if host
+            ]
+        addresses.sort(key=lambda address: address.rpartition(":")[0] != leader)
         if self._registry_tls is None:
             identity = self._identity
             self._registry_tls = client_context(identity.certificate, identity.key, identity.ca)

@@ -88,7 +88,7 @@ class AgentConfig:
 
     `reserve` is kept for the host itself: allocatable is what is left. `subnet` overrides the
     one the controller assigned. `uid_base`: the first id of the ranges tasks are given.
-    `registry`: the cluster's own one, where there is not one on port 7445 of each controller.
+    `registry`: where the cluster's own registries are, if not on port 7445 of each controller.
     `plain_http_registries`: hosts that may be spoken to without TLS. `devices`: what tasks may
     ask for by name; nothing else of the host's /dev is ever passed on.
     """
@@ -102,7 +102,7 @@ class AgentConfig:
     subnet: str = ""
     bridge: str = "bay0"
     address: str = ""
-    registry: str = ""
+    registry: tuple[str, ...] = ()
     reserve: Resources = field(default_factory=Resources)
     devices: tuple[Device, ...] = ()
     log_max_bytes: int = LOG_MAX_BYTES
@@ -132,6 +132,8 @@ def load(path: Path | None, overrides: Mapping[str, Any]) -> AgentConfig:
     _checked("--cgroup-root", _cgroup, config.cgroup_root)
     _checked("--runtime", _runtime, config.runtime)
     _checked("--metrics-listen", _listen, config.metrics_listen)
+    for address in config.registry:
+        _checked("--registry", _listen, address)
     return config
 
 
@@ -212,6 +214,8 @@ class _Reader:
                 raise self.fail(node, f"{name} needs {missing[0]}")
             return kind.make(got)
         if isinstance(kind, _List):
+            if kind.or_one and isinstance(node, yaml.ScalarNode):
+                return (self._value(node, kind.item, name),)
             if not isinstance(node, yaml.SequenceNode):
                 raise self.fail(node, f"{name} must be a list")
             return tuple(self._value(item, kind.item, name) for item in node.value)
@@ -226,6 +230,7 @@ class _Reader:
 @dataclass(frozen=True, slots=True)
 class _List:
     item: Any
+    or_one: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,7 +322,7 @@ _FIELDS: Final[dict[str, Any]] = {
     "subnet": _subnet,
     "bridge": str,
     "address": str,
-    "registry": _listen,
+    "registry": _List(_listen, or_one=True),
     "uid_base": _integer(1 << 16, 1 << 31),
     "plain_http_registries": _List(str),
     "reserve": _Build(

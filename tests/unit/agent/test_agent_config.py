@@ -60,6 +60,15 @@ allow:
     )
 
 
+def test_one_registry_or_several(tmp_path: Path) -> None:
+    """In the file and by flags; each is checked."""
+    assert load(written(tmp_path, "registry: r1:5000\n"), {}).registry == ("r1:5000",)
+    several = load(written(tmp_path, 'registry: [r1:5000, "[::1]:5000"]\n'), {})
+    assert several.registry == ("r1:5000", "[::1]:5000")
+    with pytest.raises(ConfigError, match=r"^--registry: .* is not host:port"):
+        load(None, {"registry": ("r1:5000", "r2")})
+
+
 def test_flags_stand_over_the_file(tmp_path: Path) -> None:
     """What is not given stays."""
     config = load(written(tmp_path, "name: h1\nruntime: native\n"), {"name": "h2", "subnet": None})
