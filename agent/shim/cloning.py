@@ -177,14 +177,20 @@ def _refuse(reply: SocketType, error: OSError) -> None:
 
 def _begin(mask: int, fds: tuple[int, ...]) -> NoReturn:
     """In the container's first process."""
-    _, control, blob, *rest = fds
-    sock = SocketType(_AF_UNIX, _SEQPACKET, 0, control)
+    sock = SocketType(_AF_UNIX, _SEQPACKET, 0, fds[1])
     try:
         signal.set_wakeup_fd(-1)
-        present = [rest.pop(0) if mask & 1 << number else None for number in range(3)]
-        stdio = Stdio(stdin=present[0], stdout=present[1], stderr=present[2])
-        init = handover.unpack(os.pread(blob, os.fstat(blob).st_size, 0), sock, stdio)
+        init = read_init(mask, fds, sock)
     except BaseException as error:  # noqa: BLE001  told to the caller, see channel.report
         channel.report(sock, error, "starting")
         os._exit(127)
     init.begin()
+
+
+def read_init(mask: int, fds: tuple[int, ...], control: SocketType) -> Init:
+    """What the descriptors of an order make up."""
+    _, _, blob, *rest = fds
+    present = [rest.pop(0) if mask & 1 << number else None for number in range(3)]
+    stdio = Stdio(stdin=present[0], stdout=present[1], stderr=present[2])
+    data = os.pread(blob, os.lseek(blob, 0, os.SEEK_END), 0)
+    return handover.unpack(data, control, stdio)

@@ -47,6 +47,7 @@ preload = preloaded.load
 _SAMPLE = {
     "ociVersion": "1.2.0",
     "root": {"path": "rootfs"},
+    "hostname": "sample",
     "process": {
         "args": ["true"],
         "cwd": "/",
@@ -54,14 +55,22 @@ _SAMPLE = {
         "user": {"uid": 0, "gid": 0},
         "capabilities": {"bounding": ["CAP_KILL"]},
     },
-    "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
+    "mounts": [
+        {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid"]},
+        {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["mode=755"]},
+        {"destination": "/dev/pts", "type": "devpts", "source": "devpts", "options": ["noexec"]},
+    ],
     "linux": {
-        "namespaces": [{"type": "pid"}, {"type": "mount"}],
+        "namespaces": [{"type": kind} for kind in ("pid", "mount", "user", "uts", "network")],
+        "uidMappings": [{"containerID": 0, "hostID": 1, "size": 1}],
+        "gidMappings": [{"containerID": 0, "hostID": 1, "size": 1}],
         "resources": {"memory": {"limit": 1 << 20}, "pids": {"limit": 1}},
         "seccomp": profile.default(profile.DEFAULT_CAPABILITIES, platform.machine()),
+        "maskedPaths": ["/proc/kcore", "/proc/none"],
+        "readonlyPaths": ["/proc/sys", "/proc/none"],
     },
 }
-_SAMPLE_TEXT = json.dumps(_SAMPLE)
+SAMPLE = json.dumps(_SAMPLE)
 
 
 def leave(path: str) -> None:
@@ -81,7 +90,7 @@ def leave(path: str) -> None:
 def rehearse(prepared: Preloaded) -> None:
     """Read a bundle like any other, to no end but that the memory it takes to do so, shared with
     the zygote until it is written to, has become the caller's own."""
-    config = parse.config(json.loads(_SAMPLE_TEXT))
+    config = parse.config(json.loads(SAMPLE))
     prepared.program(config.linux.seccomp)
     for mount in config.mounts:
         options.parse(mount)

@@ -48,7 +48,7 @@ _BUFFER = bytearray(creator.REQUEST_MAX_BYTES + 64)
 # The request to run as agents write it: a JSON object like any other, but this one is needed by
 # each container, and to parse it would cost a shim memory or a process.
 _RUN = (b'{"id":', b',"do":"run"}')
-_DESCRIPTORS = Struct(f"={creator.DESCRIPTORS}i")
+DESCRIPTORS = Struct(f"={creator.DESCRIPTORS}i")
 _SPACE = socket.CMSG_SPACE(4 * creator.DESCRIPTORS)
 _CLOEXEC = int(socket.MSG_CMSG_CLOEXEC)
 
@@ -84,10 +84,7 @@ class Shim:
     def begin(self, spares: socket.socket, notify: int) -> bool:
         """Clone the container's init for a creator and take over what that makes of it; False
         where nothing comes of it, of which the creator tells the agent."""
-        self._wake, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._wake_write = wake_write
-        # The zygote's handler for SIGCHLD does nothing here; the signal arrives as a byte.
-        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        self.wake_up()
         order = cloning.receive(spares)
         if order is None:
             return False
@@ -97,16 +94,29 @@ class Shim:
         os.close(spares.detach())
         if process is None:
             return False
-        self._pid, pidfd, reply = process
+        pid, pidfd, reply = process
         os.close(pidfd)
         count, ancillary, _, _ = reply.recvmsg_into([_BUFFER], _SPACE, _CLOEXEC)
         reply.close()
         if not count:
-            os.kill(self._pid, signal.SIGKILL)
-            os.waitpid(self._pid, 0)
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
             return False
-        descriptors = _DESCRIPTORS.unpack(ancillary[0][2])
-        private_pids, hooks, self._message = bytes(_BUFFER[:count]).split(b" ", 2)
+        self.take_over(pid, bytes(_BUFFER[:count]), ancillary[0][2])
+        return True
+
+    def wake_up(self) -> None:
+        """Where signals and notes of conversations arrive as bytes. The zygote's handler for
+        SIGCHLD does nothing here."""
+        self._wake, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+
+    def take_over(self, pid: int, message: bytes, packed: bytes) -> None:
+        """Look after the container's process from now on: what the creator says of it, and the
+        descriptors it hands over."""
+        self._pid = pid
+        descriptors = DESCRIPTORS.unpack(packed)
+        private_pids, hooks, self._message = message.split(b" ", 2)
         self._private_pids, self._hooks = private_pids == b"1", hooks == b"1"
         (
             self._agent, self._stdout, self._stderr, self._listener, self._timer, errors, control,
@@ -116,10 +126,13 @@ class Shim:
         self._greeted.add(self._agent)
         os.dup2(errors, 2)
         os.close(errors)
-        return True
 
     def serve(self) -> None:
         """Until the container has ended and its end is on disk and told."""
+        self.finish(self.watch())
+
+    def watch(self) -> ExitRecord:
+        """Until the container has ended."""
         self._epoll = select.epoll()
         watched = (self._stdout, self._stderr, self._listener, self._timer, self._agent)
         for fd in (self._wake, *watched):
@@ -141,7 +154,7 @@ class Shim:
                     self._on_started()
                 elif fd in self._connections:  # not taken by an earlier event of this turn
                     self._on_request(fd)
-        self._finish(self._record)
+        return self._record
 
     # The container -----------------------------------------------------------------------------
 
@@ -221,7 +234,7 @@ class Shim:
             reason=reason,
         )
 
-    def _finish(self, record: ExitRecord) -> None:
+    def finish(self, record: ExitRecord) -> None:
         """On disk first, then told. A full disk keeps the shim until it can write."""
         while True:
             try:
@@ -241,6 +254,12 @@ class Shim:
             connection.send(event)
         for connection in connections:
             connection.finish(SEND_TIMEOUT_S)
+
+    def release(self) -> None:
+        """Close what is open: for a shim whose process is to live on."""
+        for fd in (self._wake, self._wake_write, self._stdout, self._stderr, self._timer):
+            os.close(fd)
+        self._epoll.close()
 
     def _kill(self) -> None:
         """Everything in the container's cgroup; the init also where it has no cgroup yet."""

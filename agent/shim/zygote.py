@@ -26,7 +26,7 @@ import time
 from collections.abc import Callable
 from types import FrameType
 
-from agent.shim import container, creator, protocol, supervisor
+from agent.shim import container, creator, protocol, rehearsal, supervisor
 from agent.syscalls import descriptors as fds
 from agent.syscalls import processes, supervision
 
@@ -34,6 +34,13 @@ SPARES = 2
 CREATORS = 2
 _RESPAWN_DELAY_S = 0.1
 _LARGE_BYTES = 1 << 16
+# Of CPython's obmalloc.c.
+_PIECE_BYTES = (48, 512)
+_POOL_BYTES = 16 * 1024
+_POOL_HEADER = 48
+_POOLS_MAX = 8
+_BYTES_HEADER = sys.getsizeof(b"")
+_filling: list[bytes] = []
 _zygote_pid = os.getpid()
 _waiting: set[int] = set()
 _creators: set[int] = set()
@@ -44,6 +51,11 @@ def main(descriptor: int, cgroup: str = "") -> None:
     os.setsid()
     if cgroup:
         container.leave(cgroup)
+    preloaded = container.preload()
+    try:
+        rehearsal.rehearse(preloaded)
+    except (OSError, container.Failure) as error:  # all the same, only slower
+        sys.stderr.write(f"cannot rehearse a container's start: {error}\n")
     # Among them is the mount the interpreter was executed from.
     fds.close_all_except((0, 1, 2, descriptor))
     supervision.set_name(b"bayplan-zygote")
@@ -52,7 +64,6 @@ def main(descriptor: int, cgroup: str = "") -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, _on_child)
-    preloaded = container.preload()
     orders, spares = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     taken, notify = (end.detach() for end in pair)
@@ -64,6 +75,7 @@ def main(descriptor: int, cgroup: str = "") -> None:
     gc.collect()
     # A large allocation makes malloc merge its free pieces, all over the heap: once, here.
     bytes(_LARGE_BYTES)
+    _fill_up()
     gc.freeze()
     gc.disable()
     os.write(descriptor, json.dumps({"hello": protocol.VERSION, "pid": os.getpid()}).encode())
@@ -92,6 +104,18 @@ def main(descriptor: int, cgroup: str = "") -> None:
                 _waiting.discard(int(note))
             elif len(_waiting) < SPARES:
                 time.sleep(_RESPAWN_DELAY_S)  # a spare died of itself; the next one may as well
+
+
+def _fill_up() -> None:
+    """Use up what small pieces of memory are free all over the heap, so that what is made after a
+    fork lies side by side, in pages that nothing else is in. By sizes as pymalloc has them, up to
+    the first piece of a new pool; a lost cause with another allocator."""
+    for size in range(_PIECE_BYTES[0], _PIECE_BYTES[-1] + 1, 16):
+        for _ in range(_POOL_BYTES // size * _POOLS_MAX):
+            piece = bytes(size - _BYTES_HEADER)
+            _filling.append(piece)
+            if id(piece) % _POOL_BYTES == _POOL_HEADER:
+                break
 
 
 def _on_child(number: int, frame: FrameType | None) -> None:

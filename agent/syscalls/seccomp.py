@@ -19,6 +19,10 @@ class _Program(ctypes.Structure):
 
 def load_filter(program: bytes, flags: int = 0) -> None:
     """Apply the BPF `program` to the caller for good; needs no_new_privs or CAP_SYS_ADMIN."""
-    buffer = ctypes.create_string_buffer(program, len(program))
-    filter_ = _Program(len(program) // _INSTRUCTION_BYTES, ctypes.addressof(buffer))
-    call("seccomp", SECCOMP_SET_MODE_FILTER, flags, filter_)
+    call("seccomp", SECCOMP_SET_MODE_FILTER, flags, sock_fprog(program))
+
+
+def sock_fprog(program: bytes) -> ctypes.Structure:
+    """The structure that points to the program, for as long as `program` lives."""
+    address = ctypes.cast(ctypes.c_char_p(program), ctypes.c_void_p).value
+    return _Program(len(program) // _INSTRUCTION_BYTES, address)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,3 +48,35 @@ async def test_a_hundred_cycles_leave_nothing(
     assert counted(shims) == before
     assert cgroups() == []
     assert list((state / "tasks").iterdir()) == []
+
+
+REHEARSAL = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+from agent.shim import container, rehearsal
+preloaded = container.preload()
+def seen():
+    ignored = [n for n in signal.valid_signals() if signal.getsignal(n) == signal.SIG_IGN]
+    return sorted(os.listdir("/proc/self/fd")), sorted(ignored), os.umask(0o22)
+before = seen()
+rehearsal.rehearse(preloaded)
+assert seen() == before, (seen(), before)
+try:
+    os.waitpid(-1, os.WNOHANG)
+except ChildProcessError:
+    sys.exit(0)
+sys.exit("a child is left")
+"""
+
+
+async def test_the_rehearsal_leaves_nothing() -> None:
+    """What the zygote does before it is ready leaves it without children, with the descriptors
+    and ignored signals it had."""
+    root = Path(__file__).resolve().parents[3]
+    mounts = Path("/proc/self/mountinfo").read_text()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-I", "-S", "-c", REHEARSAL, str(root)
+    )
+    async with asyncio.timeout(20 * PATIENCE):
+        assert await process.wait() == 0
+    assert Path("/proc/self/mountinfo").read_text() == mounts
