@@ -42,7 +42,7 @@ PATIENCE_S: Final = 15.0
 CONNECT_S: Final = 5.0
 RETRY_S: Final = 0.25
 
-NOT_REPEATABLE: Final = frozenset({"Restart", "Rollback", "RunCron", "CreateToken"})
+NOT_REPEATABLE: Final = frozenset({"Restart", "Rollback", "SteerRollout", "RunCron", "CreateToken"})
 """Calls that do something again when sent twice: repeated only where the first try was certainly
 not carried out."""
 
@@ -358,6 +358,13 @@ class Client:
             namespace=namespace, service=service, generation=generation
         )
         return await self._change("Rollback", request)
+
+    async def steer_rollout(
+        self, namespace: str, service: str, order: control.RolloutOrder.ValueType
+    ) -> control.ChangeResponse:
+        """Pause, resume, promote or abort the rollout under way."""
+        request = control.SteerRolloutRequest(namespace=namespace, service=service, order=order)
+        return await self._change("SteerRollout", request)
 
     async def delete_service(self, namespace: str, service: str) -> control.ChangeResponse:
         request = control.ServiceRequest(namespace=namespace, service=service)

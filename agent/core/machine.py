@@ -180,6 +180,7 @@ class TaskMachine:
         """True where published ports may lead to it."""
         return (
             self.phase is Phase.UP
+            and not self.assignment.standby
             and self.status.serving
             and bool(self.status.address)
             and bool(self.assignment.task.ports)

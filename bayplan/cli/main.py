@@ -28,6 +28,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "start": ("start", "Start a stopped service."),
     "job": ("job", "Jobs: list, describe, logs, cancel."),
     "cron": ("cron", "Crons: list, describe, run now, suspend, resume."),
+    "rollout": ("rollout", "An update under way: status, pause, resume, promote, abort, undo."),
     "rollback": ("rollback", "Go back to an earlier version."),
     "history": ("history", "The versions of a service."),
     "delete": ("delete", "Delete services, jobs, crons, daemons or secrets."),

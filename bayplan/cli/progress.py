@@ -59,6 +59,8 @@ def judge(view: Any, awaited: Awaited) -> Verdict:
         return Verdict(line, failure=failed)
     rollout = view.rollout
     state = word(rollout, "state")
+    if state == "waiting":  # nothing more happens until somebody says so, or for a long time
+        return Verdict(f"{line}; {clean(rollout.reason)}", done=True)
     if state in _ACTIVE:
         return Verdict(line)
     return Verdict(line, done=not _behind(view, awaited))
@@ -157,7 +159,7 @@ def _line(view: Any) -> str:
     status = view.status
     if rollout.to_generation and rollout.to_generation < view.service.generation:
         status += f" v{rollout.to_generation}->v{view.service.generation}"
-    elif word(rollout, "state") in _ACTIVE:
+    elif word(rollout, "state") in (*_ACTIVE, "waiting"):
         first = f"start of v{rollout.to_generation}"
         span_of = f"v{rollout.from_generation}->v{rollout.to_generation}"
         status += f" {span_of}" if rollout.from_generation else f", {first}"

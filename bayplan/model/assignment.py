@@ -11,8 +11,10 @@ from bayplan.model.task import Task
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assignment:
-    """`secrets` maps `name/key` to the value, only for what the template refers to."""
+    """`secrets` maps `name/key` to the value, only for what the template refers to. `standby`: it
+    runs and is checked, and gets no traffic."""
 
     task: Task
     template: TaskTemplate
     secrets: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    standby: bool = False

@@ -47,6 +47,13 @@ class OnFailure(StrEnum):
     PAUSE = "pause"
 
 
+class UpdateStrategy(StrEnum):
+    """ROLLING: slot by slot. BLUE_GREEN: all new tasks beside the old ones, then the traffic."""
+
+    ROLLING = "rolling"
+    BLUE_GREEN = "blue_green"
+
+
 class ConstraintOperator(StrEnum):
     EQ = "eq"
     NE = "ne"
@@ -282,15 +289,42 @@ class Placement:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Portion:
+    """A part of a service's tasks: a `count`, or where it is not 0 a `percent`, rounded up."""
+
+    count: int = 0
+    percent: int = 0
+
+    def of(self, total: int) -> int:
+        """Between 1 and `total` (0 of none)."""
+        part = -(-total * self.percent // 100) if self.percent else self.count
+        return min(max(part, 1), total)
+
+    @property
+    def text(self) -> str:
+        return f"{self.percent}%" if self.percent else str(self.count)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UpdatePolicy:
     """At most `max_surge` tasks above the replicas, at most `max_unavailable` not healthy
-    (both counts); a new task must stay healthy for `monitor_s` before the next step."""
+    (both counts); a new task must stay healthy for `monitor_s` before the next step.
+
+    A rollout stops at gates: once `canary` tasks are new, until it is promoted; at each of
+    `pause_after`, until it is resumed; of BLUE_GREEN when all new tasks are good, until it is
+    promoted. `promote_after_s` (0: never) passes a gate without anybody. The old tasks of
+    BLUE_GREEN stay for `keep_old_s` after the traffic was switched."""
 
     max_surge: int = 1
     max_unavailable: int = 0
     monitor_s: float = 5.0
     progress_deadline_s: float = 600.0
     on_failure: OnFailure = OnFailure.ROLLBACK
+    strategy: UpdateStrategy = UpdateStrategy.ROLLING
+    canary: Portion | None = None
+    pause_after: tuple[Portion, ...] = ()
+    promote_after_s: float = 0.0
+    keep_old_s: float = 600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -358,7 +392,10 @@ class ServiceVersion:
 
 
 class RolloutState(StrEnum):
+    """WAITING: at a gate, for somebody to let it go on. PAUSED: it failed, or somebody held it."""
+
     RUNNING = "running"
+    WAITING = "waiting"
     PAUSED = "paused"
     ROLLING_BACK = "rolling_back"
     ROLLED_BACK = "rolled_back"
@@ -369,7 +406,12 @@ class RolloutState(StrEnum):
 class Rollout:
     """The change from one generation to another. `reason` says why it is in `state`, or what
     it waits for; `progress_at` is when the last task of the new generation became ready.
-    `going_back`: it is the rollback of one that failed, whatever became of it."""
+    `going_back`: it is the rollback of one that failed, whatever became of it.
+
+    `gates_passed` counts gates of the update policy. It waits at the next since
+    `waiting_since_at`, and until `waits_until_at` (0: until it is told). Failures before
+    `resumed_at` do not count. `live_hashes`: the templates whose tasks get traffic (empty: all).
+    """
 
     namespace: str
     service: str
@@ -381,6 +423,15 @@ class Rollout:
     progress_at: float = 0.0
     finished_at: float = 0.0
     going_back: bool = False
+    gates_passed: int = 0
+    waiting_since_at: float = 0.0
+    waits_until_at: float = 0.0
+    resumed_at: float = 0.0
+    live_hashes: tuple[str, ...] = ()
+
+    def gets_traffic(self, template_hash: str) -> bool:
+        """Whether published ports may lead to tasks of this template."""
+        return not self.live_hashes or template_hash in self.live_hashes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,6 +30,7 @@ from bayplan.model.service import (
     Sticky,
     TaskTemplate,
     UpdatePolicy,
+    UpdateStrategy,
 )
 from bayplan.model.workload import CronPolicy, JobPolicy, WorkloadKind
 
@@ -101,6 +102,7 @@ def validate(spec: ServiceSpec) -> list[Problem]:
         *_placement(spec),
         *_priority(spec.priority),
         *_update(spec.update),
+        *_gates(spec),
         *_workload(spec),
     ]
 
@@ -658,6 +660,32 @@ def _cron(name: str, cron: CronPolicy) -> Iterator[Problem]:
     ):
         if not 0 <= count <= KEEP_MAX:
             yield Problem((field,), f"{count} is out of range; write 0 to {KEEP_MAX}")
+
+
+def _gates(spec: ServiceSpec) -> Iterator[Problem]:
+    """Where a rollout waits to be told to go on."""
+    update = spec.update
+    blue_green = update.strategy is UpdateStrategy.BLUE_GREEN
+    if blue_green and any(m.kind is MountKind.VOLUME for m in spec.template.mounts):
+        yield Problem(
+            ("update", "strategy"),
+            "is blue_green, but two tasks of a slot would write to its volume; write rolling",
+        )
+    portions = [("canary", update.canary)] if update.canary else []
+    portions += [("pause_after", p) for p in update.pause_after]
+    for name, portion in portions:
+        if not portion.percent and not 1 <= portion.count <= REPLICAS_MAX:
+            yield Problem(("update", name), f"{portion.text} is out of range; write e.g. 1 or 10%")
+    if blue_green and portions:
+        yield Problem(
+            ("update", portions[0][0]),
+            "does not go with strategy: blue_green, which waits once all new tasks run; "
+            "leave one of them out",
+        )
+    if update.promote_after_s < 0:
+        yield Problem(("update", "promote_after"), "is less than nothing; write e.g. 30m")
+    if update.keep_old_s < 0:
+        yield Problem(("update", "keep_old"), "is less than nothing; write e.g. 10m")
 
 
 def _update(update: UpdatePolicy) -> Iterator[Problem]:

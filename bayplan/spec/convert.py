@@ -24,6 +24,7 @@ from bayplan.model.service import (
     MountKind,
     Placement,
     Port,
+    Portion,
     Preference,
     RestartCondition,
     RestartPolicy,
@@ -121,8 +122,17 @@ def _daemon_update(fields: DaemonUpdateFields) -> UpdatePolicy:
             monitor_s=fields.monitor,
             progress_deadline_s=fields.progress_deadline,
             on_failure=fields.on_failure,
+            promote_after_s=fields.promote_after,
         ),
+        canary=_portion(fields.canary),
+        pause_after=tuple(p for t in fields.pause_after if (p := _portion(t)) is not None),
     )
+
+
+def _portion(text: str | None) -> Portion | None:
+    if text is None:
+        return None
+    return Portion(percent=int(text[:-1])) if text.endswith("%") else Portion(count=int(text))
 
 
 def _template(fields: TaskFields, problems: list[Problem]) -> TaskTemplate:
@@ -304,8 +314,13 @@ def _update(fields: UpdateFields, replicas: int | None, problems: list[Problem])
             share = replicas * int(text[:-1])
             counts[name] = -(-share // 100) if name == "max_surge" else share // 100
     return UpdatePolicy(
+        strategy=fields.strategy,
+        canary=_portion(fields.canary),
+        pause_after=tuple(p for t in fields.pause_after if (p := _portion(t)) is not None),
         **counts,
         **_given(
+            promote_after_s=fields.promote_after,
+            keep_old_s=fields.keep_old,
             monitor_s=fields.monitor,
             progress_deadline_s=fields.progress_deadline,
             on_failure=fields.on_failure,

@@ -16,6 +16,7 @@ from bayplan.model.service import (
     Protocol,
     RestartCondition,
     Sticky,
+    UpdateStrategy,
     UserNamespace,
 )
 from bayplan.model.workload import Overlap
@@ -84,6 +85,9 @@ def _as_list(value: Any) -> Any:
 
 _TEXT: dict[str, Any] = {"type": "string"}
 ONE_OR_MORE_TEXTS = Widened(_as_list, (_TEXT,))
+ONE_OR_MORE_PORTIONS = Widened(
+    _as_list, ({"type": "integer", "minimum": 1}, {"type": "string", "pattern": "^[0-9]+%$"})
+)
 ONE_OR_MORE = Widened(_as_list, ({"type": ["string", "object"]},))
 
 
@@ -322,6 +326,22 @@ class UpdateFields(Fields):
     on_failure: Annotated[OnFailure, *choice(OnFailure)] | None = Field(
         default=None, description="rollback or pause"
     )
+    strategy: Annotated[UpdateStrategy, *choice(UpdateStrategy)] = Field(
+        default=UpdateStrategy.ROLLING,
+        description="rolling, or blue_green: all new tasks beside the old, then the traffic",
+    )
+    canary: CountOrPercentage | None = Field(
+        default=None, description="so many tasks are new until `bay rollout promote`; % rounded up"
+    )
+    pause_after: Annotated[list[CountOrPercentage], ONE_OR_MORE_PORTIONS] = Field(
+        default=[], description="wait for `bay rollout resume` once so many tasks are new"
+    )
+    promote_after: Duration | None = Field(
+        default=None, description="longest wait for promote or resume; then it goes on by itself"
+    )
+    keep_old: Duration | None = Field(
+        default=None, description="blue_green: how long the old tasks stay after the switch"
+    )
 
 
 class CapabilityFields(Fields):
@@ -406,6 +426,15 @@ class DaemonUpdateFields(Fields):
     )
     on_failure: Annotated[OnFailure, *choice(OnFailure)] | None = Field(
         default=None, description="rollback or pause"
+    )
+    canary: CountOrPercentage | None = Field(
+        default=None, description="so many nodes are new until `bay rollout promote`; % rounded up"
+    )
+    pause_after: Annotated[list[CountOrPercentage], ONE_OR_MORE_PORTIONS] = Field(
+        default=[], description="wait for `bay rollout resume` once so many nodes are new"
+    )
+    promote_after: Duration | None = Field(
+        default=None, description="longest wait for promote or resume; then it goes on by itself"
     )
 
 

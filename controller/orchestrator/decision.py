@@ -10,11 +10,15 @@ from bayplan.model.event import Severity
 from bayplan.model.service import SlotMark
 from bayplan.model.task import DesiredState, Task, TaskState, TaskStatus
 from controller.orchestrator.naming import slot_key, task_key, task_uid
-from controller.orchestrator.situation import Observed, Situation
+from controller.orchestrator.situation import WANTED, Observed, Situation
 from controller.tables import Change, Changes, Delete, Kind, Put, Require, Stored
 
 GROUP_MAX = 40
 """Changes that one atomic group may hold; far below what a transaction may."""
+
+UNPLACED_MAX = 1000
+"""Tasks of one service that may wait for a node; further slots get theirs once some of these have
+found one, so that a number of replicas that no cluster holds costs nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,6 +170,15 @@ def create(
         pinned_node=situation.pins.get(slot, ""),
     )
     return Put(Kind.TASK, task_key(task), task, 0)
+
+
+def give_up_ended(tasks: Iterable[Observed]) -> Changes:
+    """What has ended is not wanted any more, so that no agent that forgot the end runs it again."""
+    return tuple(
+        desire(o, DesiredState.SHUTDOWN, o.task.reason)
+        for o in tasks
+        if o.final and o.task.desired in WANTED
+    )
 
 
 def declare_lost(situation: Situation, observed: Observed, now: float) -> Changes:

@@ -1,14 +1,15 @@
 """The change from one version to another: when it begins, fails, is rolled back, is done.
 
            apply                     all slots new and proven
-  (none) ───────► RUNNING ─────────────────────────────────────► COMPLETE
+  (none) ───────► RUNNING ◄──► WAITING (at a gate) ────────────► COMPLETE
                    │  a new task fails, or no progress in time
                    ├─ on_failure: pause ──► PAUSED ◄─┐ the rollback makes no progress
                    └─ on_failure: rollback ─► ROLLING_BACK ────► ROLLED_BACK
 
 Rolling back makes a new version with the old spec. It fails only for want of progress: what it goes
-back to was good once, and nothing would be won by giving up for one task that ended. PAUSED ends
-with the next version applied, or when all slots are new and proven after all.
+back to was good once, and nothing would be won by giving up for one task that ended. PAUSED, which
+somebody may order too, ends when somebody resumes it, with the next version applied, or when all
+slots are new and proven after all.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ from dataclasses import dataclass, replace
 from bayplan.model.event import Severity
 from bayplan.model.service import OnFailure, Rollout, RolloutState, ServiceVersion
 from bayplan.model.task import Health, TaskState
+from controller.orchestrator import gates
 from controller.orchestrator.decision import Decision, require_service, revision
 from controller.orchestrator.naming import version_key
 from controller.orchestrator.restart import said
 from controller.orchestrator.situation import Observed, Situation
 from controller.tables import Kind, Put
 
-ACTIVE = frozenset({RolloutState.RUNNING, RolloutState.ROLLING_BACK})
+ACTIVE = frozenset({RolloutState.RUNNING, RolloutState.WAITING, RolloutState.ROLLING_BACK})
 PROGRESS_WRITE_S = 1.0
 """`progress_at` is written only when it moved by this much: it is derived, and shown."""
 RESTARTS_MAX = 2
@@ -36,14 +38,47 @@ REJECTIONS_MAX = 3
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """Where the service stands between versions. `rollout` is as stored or as just decided."""
+    """Where the service stands between versions. `rollout` is as stored or as just decided;
+    `open` are the slots that may get the newest version; `keeps_old`: the old tasks of blue/green
+    stay although they get no traffic any more."""
 
     rollout: Rollout
     fresh: bool
+    open: frozenset[int] = frozenset()
+    keeps_old: bool = False
 
     @property
     def active(self) -> bool:
         return self.rollout.state in ACTIVE
+
+    def gets_traffic(self, observed: Observed) -> bool:
+        return self.rollout.gets_traffic(observed.task.template_hash)
+
+
+def phase_of(situation: Situation, rollout: Rollout, *, fresh: bool) -> Phase:
+    gate = gates.next_gate(situation, rollout)
+    keeps = gate is not None and gate.kind is gates.GateKind.KEEP
+    return Phase(rollout, fresh, gates.open_slots(situation, rollout), keeps)
+
+
+def pass_gates(situation: Situation, phase: Phase, now: float, decision: Decision) -> Phase | None:
+    """Stops at a gate, or goes past it, with a change of its own. None: nothing of it is due."""
+
+    def good(observed: Observed) -> bool:
+        at = proven_at(situation, phase.rollout, observed)
+        return at is not None and at <= now
+
+    after = gates.step(situation, phase.rollout, now, good)
+    if after is phase.rollout:
+        if after.state is RolloutState.WAITING and after.waits_until_at:
+            decision.wake(after.waits_until_at)
+        return None
+    _save(situation, after, decision)
+    if after.state is RolloutState.WAITING:
+        decision.note(situation, "RolloutWaits", after.reason)
+    elif phase.rollout.state is RolloutState.WAITING:
+        decision.note(situation, "RolloutGoesOn", f"v{after.to_generation}: its time is over")
+    return phase_of(situation, after, fresh=True)
 
 
 def updated(situation: Situation, observed: Observed) -> bool:
@@ -67,7 +102,7 @@ def begin(situation: Situation, now: float, decision: Decision) -> Phase:
     stored = situation.rollout
     old = stored.value if stored else None
     if old is not None and old.to_generation == service.generation:
-        return Phase(old, fresh=False)
+        return phase_of(situation, old, fresh=False)
     if old is not None and old.state in ACTIVE and _same_template(situation, old.to_generation):
         rollout = replace(old, to_generation=service.generation)
     else:
@@ -79,7 +114,7 @@ def begin(situation: Situation, now: float, decision: Decision) -> Phase:
     if rollout.from_generation and rollout.state is RolloutState.RUNNING:
         text = f"v{rollout.from_generation} to v{rollout.to_generation}"
         decision.note(situation, "RolloutStarted", text)
-    return Phase(rollout, fresh=True)
+    return phase_of(situation, rollout, fresh=True)
 
 
 def _same_template(situation: Situation, generation: int) -> bool:
@@ -94,11 +129,12 @@ def _new(situation: Situation, old: Rollout | None, now: float) -> Rollout:
     rollout = Rollout(
         namespace=service.namespace,
         service=service.name,
-        from_generation=_good_generation(old, outdated),
+        from_generation=_good_generation(situation, old, outdated),
         to_generation=service.generation,
         state=RolloutState.RUNNING,
         started_at=now,
         progress_at=now,
+        live_hashes=_live_hashes(situation, old, outdated),
     )
     unchanged = rollout.from_generation and _same_template(situation, rollout.from_generation)
     if unchanged and not outdated:
@@ -107,6 +143,7 @@ def _new(situation: Situation, old: Rollout | None, now: float) -> Rollout:
             state=RolloutState.COMPLETE,
             reason="no task had to be replaced",
             finished_at=now,
+            live_hashes=(),
         )
     version = situation.versions.get(service.generation)
     if version is not None and version.value.cause == "rollback":
@@ -114,10 +151,27 @@ def _new(situation: Situation, old: Rollout | None, now: float) -> Rollout:
     return rollout
 
 
-def _good_generation(old: Rollout | None, outdated: Sequence[Observed]) -> int:
-    """The version to go back to; 0: there is none."""
+def _live_hashes(
+    situation: Situation, old: Rollout | None, outdated: Sequence[Observed]
+) -> tuple[str, ...]:
+    """The templates that get traffic from the beginning of the rollout; empty: all."""
+    newest = situation.service.value.template_hash
+    before = old.live_hashes if old is not None else ()
+    live = before or {o.task.template_hash for o in outdated}
+    if gates.switches(situation) and newest not in live:
+        return tuple(sorted(live))
+    return tuple(sorted({*before, newest})) if before else ()
+
+
+def _good_generation(
+    situation: Situation, old: Rollout | None, outdated: Sequence[Observed]
+) -> int:
+    """The version to go back to; 0: there is none. One that was given all traffic is good."""
     if old is None:
         return max((o.task.generation for o in outdated), default=0)
+    version = situation.versions.get(old.to_generation)
+    if version is not None and old.live_hashes == (version.value.template_hash,):
+        return old.to_generation
     return old.to_generation if old.state is RolloutState.COMPLETE else last_good(old)
 
 
@@ -134,7 +188,7 @@ def failure(situation: Situation, rollout: Rollout, now: float) -> str:
     """Why the active rollout has failed; empty: it has not (yet)."""
     update = situation.service.value.spec.update
     why = "" if rollout.state is RolloutState.ROLLING_BACK else _slot_failure(situation, rollout)
-    if why:
+    if why or rollout.state is RolloutState.WAITING:
         return why
     waited_s = now - progress_at(situation, rollout, now)
     if waited_s >= update.progress_deadline_s:
@@ -146,12 +200,9 @@ def _slot_failure(situation: Situation, rollout: Rollout) -> str:
     """What a task of this rollout did that its version is to blame for; empty: nothing."""
     monitor_s = situation.service.value.spec.update.monitor_s
     slots = situation.slots
+    since_at = max(rollout.started_at, rollout.resumed_at)
     for slot in situation.wanted_slots:
-        ours = [
-            o
-            for o in slots[slot]
-            if updated(situation, o) and o.task.created_at >= rollout.started_at
-        ]
+        ours = [o for o in slots[slot] if updated(situation, o) and o.task.created_at >= since_at]
         refused = [o for o in ours if o.state is TaskState.REJECTED]
         if len(refused) >= REJECTIONS_MAX:
             return f"{refused[-1].task.name} rejected {len(refused)} times: {said(refused[-1])}"
@@ -261,6 +312,7 @@ def _roll_back(
         applied_at=now,
         applied_by="",
     )
+    live = rollout.live_hashes
     back = Rollout(
         namespace=service.namespace,
         service=service.name,
@@ -271,6 +323,7 @@ def _roll_back(
         started_at=now,
         progress_at=now,
         going_back=True,
+        live_hashes=tuple(sorted({*live, good.template_hash})) if live else (),
     )
     decision.add(
         Put(Kind.SERVICE, key, restored, situation.service.mod_revision),
@@ -286,7 +339,7 @@ def settle(situation: Situation, rollout: Rollout, now: float, decision: Decisio
     complete, whatever it was before."""
     slots = situation.slots
     update = situation.service.value.spec.update
-    done = True
+    done = gates.next_gate(situation, rollout) is None
     for slot in situation.wanted_slots:
         live = [o for o in slots[slot] if o.wanted]
         times = [proven_at(situation, rollout, o) for o in live if updated(situation, o)]
@@ -304,7 +357,14 @@ def settle(situation: Situation, rollout: Rollout, now: float, decision: Decisio
         reason = rollout.reason if back else ""
         _save(
             situation,
-            replace(rollout, state=state, reason=reason, progress_at=now, finished_at=now),
+            replace(
+                rollout,
+                state=state,
+                reason=reason,
+                progress_at=now,
+                finished_at=now,
+                live_hashes=(),
+            ),
             decision,
         )
         if rollout.from_generation:
@@ -313,6 +373,8 @@ def settle(situation: Situation, rollout: Rollout, now: float, decision: Decisio
     latest = progress_at(situation, rollout, now)
     if latest >= rollout.progress_at + PROGRESS_WRITE_S:
         _save(situation, replace(rollout, progress_at=latest), decision)
+    if rollout.state is RolloutState.WAITING:
+        return False
     if rollout.state in ACTIVE and latest + update.progress_deadline_s > now:
         decision.wake(latest + update.progress_deadline_s)
     return False
@@ -335,6 +397,7 @@ def end_stopped(situation: Situation, rollout: Rollout, now: float, decision: De
                 state=RolloutState.COMPLETE,
                 reason="the service was stopped",
                 finished_at=now,
+                live_hashes=(),
             ),
             decision,
         )

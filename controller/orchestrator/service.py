@@ -13,30 +13,29 @@ from dataclasses import dataclass, field, replace
 from bayplan.model.event import Severity
 from bayplan.model.service import RolloutState
 from bayplan.model.task import DesiredState, TaskState
-from controller.orchestrator import deletion, job, rollout
+from controller.orchestrator import blue_green, deletion, gates, job, rollout
 from controller.orchestrator.decision import (
+    UNPLACED_MAX,
     Decision,
     create,
     declare_lost,
     desire,
+    give_up_ended,
     mark,
     require_service,
     retire,
 )
 from controller.orchestrator.restart import backoff_s, refill, said
 from controller.orchestrator.rollout import Phase
-from controller.orchestrator.situation import WANTED, Observed, Situation
+from controller.orchestrator.situation import WANTED, Observed, Situation, best
 from controller.tables import Change
-
-UNPLACED_MAX = 1000
-"""Tasks of one service that may wait for a node; further slots get theirs once some of these have
-found one, so that a number of replicas that no cluster holds costs nothing."""
 
 
 @dataclass(slots=True)
 class _Slot:
     """One slot, sorted out. `target`: the task that is to stay; `current`: one that is to go as
-    soon as its successor has proved good, or as the policy allows it to be missing."""
+    soon as its successor has proved good, or as the policy allows it to be missing. `covered`: one
+    of them serves, and gets traffic."""
 
     number: int
     tasks: list[Observed]
@@ -44,10 +43,7 @@ class _Slot:
     current: Observed | None = None
     surplus: list[Observed] = field(default_factory=list)
     lost: list[Observed] = field(default_factory=list)
-
-    @property
-    def covered(self) -> bool:
-        return any(o is not None and o.serving for o in (self.target, self.current))
+    covered: bool = False
 
 
 def decide(situation: Situation, now: float) -> Decision:
@@ -71,6 +67,10 @@ def decide(situation: Situation, now: float) -> Decision:
             )
         elif why:
             rollout.fail(situation, phase.rollout, why, now, decision)
+            return decision
+    if phase.active:
+        moved = rollout.pass_gates(situation, phase, now, decision)
+        if moved is not None:
             return decision
     if phase.active or phase.rollout.state is RolloutState.PAUSED:
         rollout.settle(situation, phase.rollout, now, decision)
@@ -124,6 +124,9 @@ def _slots(
             _scale_down(situation, slot, now, decision)
         else:
             kept.append(slot)
+    if gates.stands_by(situation, phase.rollout):
+        blue_green.settle(situation, phase, now, decision)
+        return
     for slot in kept:
         _settle_slot(situation, phase, slot, now, decision)
     if replace_any:
@@ -132,9 +135,9 @@ def _slots(
 
 def _sort_out(situation: Situation, phase: Phase, number: int, tasks: list[Observed]) -> _Slot:
     slot = _Slot(number, tasks)
+    replaces = _replaces(situation, phase, number) or _has_successor(situation, phase, tasks)
     staying: list[Observed] = []
     leaving: list[Observed] = []
-    replaces = _replaces(situation, phase) or _has_successor(situation, phase, tasks)
     for observed in tasks:
         if situation.gone(observed):
             slot.lost.append(observed)
@@ -142,11 +145,11 @@ def _sort_out(situation: Situation, phase: Phase, number: int, tasks: list[Obser
             outdated = replaces and not rollout.updated(situation, observed)
             gone = leaving if outdated or situation.moving(observed) else staying
             gone.append(observed)
-    if staying:
-        slot.target = staying.pop()
-    if leaving:
-        slot.current = max(leaving, key=lambda o: (o.serving, o.task.attempt))
-    slot.surplus = staying + [o for o in leaving if o is not slot.current]
+    slot.target = best(staying)
+    slot.current = best(o for o in leaving if phase.keeps_old or phase.gets_traffic(o))
+    pair = (slot.target, slot.current)
+    slot.surplus = [o for o in (*staying, *leaving) if o not in pair]
+    slot.covered = any(o is not None and o.serving and phase.gets_traffic(o) for o in pair)
     return slot
 
 
@@ -179,7 +182,9 @@ def _settle_slot(
     target = slot.target
     if target is not None and slot.current is not None:
         proven = rollout.proven_at(situation, phase.rollout, target)
-        if proven is not None and proven <= now:
+        if phase.keeps_old and not situation.moving(slot.current):
+            pass  # its traffic goes to the new tasks; it stays to switch back to
+        elif proven is not None and proven <= now:
             reason = situation.moving(slot.current) or f"replaced by {target.task.name}"
             _retire(situation, slot.number, slot.current, reason, decision)
             slot.current = None
@@ -203,14 +208,14 @@ def _refill(
     outdated = last is not None and not rollout.updated(situation, last)
     found = refill(situation, slot.tasks)
     if found is None:
-        if not (outdated and phase.active and not phase.fresh):
+        if not (outdated and _replaces(situation, phase, slot.number) and not phase.fresh):
             return ()
         return _create(situation, slot, service.generation, now)
-    generation = service.generation
-    if phase.rollout.state is RolloutState.PAUSED and not found.keep_version:
-        generation = rollout.last_good(phase.rollout) or service.generation
-    elif outdated and last is not None and found.keep_version and not _settled(phase):
-        generation = last.task.generation
+    closed = not _settled(phase) and slot.number not in phase.open
+    generation = _standing(situation, phase) if closed else service.generation
+    keeps = found.keep_version or (closed and outdated)
+    if keeps and last is not None and not _settled(phase) and phase.gets_traffic(last):
+        generation = last.task.generation if outdated else service.generation
     if last is not None and last.state in (TaskState.FAILED, TaskState.REJECTED):
         text = f"{said(last)}; it is replaced"
         decision.note(situation, "Replaced", text, task=last.task, severity=Severity.WARNING)
@@ -225,13 +230,7 @@ def _create(
     not_before_at: float = 0.0,
     reason: str = "",
 ) -> Sequence[Change]:
-    """A new task for the slot; what has ended there is not wanted any more, so that no agent
-    that forgot the end runs it again."""
-    ended = [
-        desire(o, DesiredState.SHUTDOWN, o.task.reason)
-        for o in slot.tasks
-        if o.final and o.task.desired in WANTED
-    ]
+    """A new task for the slot, and what has ended there is given up."""
     new = create(
         situation,
         slot.number,
@@ -241,20 +240,32 @@ def _create(
         not_before_at=not_before_at,
         reason=reason,
     )
-    return (*ended, new)
+    return (*give_up_ended(slot.tasks), new)
 
 
-def _replaces(situation: Situation, phase: Phase) -> bool:
-    """Tasks of older versions are to go. A daemon's on a node that was lost is met by that only
-    once the rollout is long over and the node is back."""
-    return phase.active or (situation.daemon and _settled(phase))
+def _standing(situation: Situation, phase: Phase) -> int:
+    """The version of a slot that is not let through to the newest: the last good one, unless that
+    gets no traffic."""
+    newest = situation.service.value.generation
+    good = situation.versions.get(rollout.last_good(phase.rollout))
+    carries = good is not None and phase.rollout.gets_traffic(good.value.template_hash)
+    return good.value.generation if good is not None and carries else newest
+
+
+def _replaces(situation: Situation, phase: Phase, number: int) -> bool:
+    """The slot's tasks of older versions are to go. A daemon's on a node that was lost is met by
+    that only once the rollout is long over and the node is back."""
+    if phase.active:
+        return number in phase.open
+    return situation.daemon and _settled(phase)
 
 
 def _has_successor(situation: Situation, phase: Phase, tasks: Sequence[Observed]) -> bool:
-    """A paused rollout begins no replacement, and does not end one that it has begun: where a
-    slot has a task of the new version, the old one serves until that has proved good."""
-    paused = phase.rollout.state is RolloutState.PAUSED
-    return paused and any(o.wanted and rollout.updated(situation, o) for o in tasks)
+    """Where the rollout stands still it begins no replacement, and does not end one that it has
+    begun: where a slot has a task of the new version, the old one serves until that has proved
+    good."""
+    begun = any(o.wanted and rollout.updated(situation, o) for o in tasks)
+    return begun and not _settled(phase)
 
 
 def _settled(phase: Phase) -> bool:
@@ -289,7 +300,7 @@ def _replace(
         current = slot.current
         assert current is not None
         moving = situation.moving(current)
-        generation = _successor_generation(situation, phase, current)
+        generation = _successor_generation(situation, phase, slot.number, current)
         exchange = False
         if not slot.covered:
             exchange = bool(moving) or in_flight < surge + unavailable
@@ -309,9 +320,11 @@ def _replace(
             _exchange(situation, slot, current, generation, reason, now, decision)
 
 
-def _successor_generation(situation: Situation, phase: Phase, current: Observed) -> int:
-    """A paused rollout moves tasks between nodes, not between versions."""
-    if _replaces(situation, phase) or rollout.updated(situation, current):
+def _successor_generation(
+    situation: Situation, phase: Phase, number: int, current: Observed
+) -> int:
+    """Where the rollout stands still tasks move between nodes, not between versions."""
+    if _replaces(situation, phase, number) or rollout.updated(situation, current):
         return situation.service.value.generation
     return current.task.generation
 

@@ -229,6 +229,11 @@ def _facts(tables: Tables, names: Iterable[str]) -> dict[str, NodeFacts]:
     return facts
 
 
+def best(tasks: Iterable[Observed]) -> Observed | None:
+    """Of several tasks for one place the one to keep: one that serves, and of these the newest."""
+    return max(tasks, key=lambda o: (o.serving, o.task.attempt), default=None)
+
+
 def started(observed: Observed) -> bool:
     """True once the container of the task has been seen to start."""
     status = observed.status

@@ -20,7 +20,8 @@ JOB_INDEX = "BAYPLAN_JOB_INDEX"
 JOB_COMPLETIONS = "BAYPLAN_JOB_COMPLETIONS"
 
 Fingerprint = tuple[int, ...]
-"""Revisions an assignment was made from: of its task and its secrets."""
+"""What an assignment was made from: revision of its task, whether it stands by, revisions of its
+secrets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +56,19 @@ def due(tables: Tables, task_keys: Iterable[Key]) -> dict[str, Due]:
         version = tables.versions.get(version_key(task.namespace, task.service, task.generation))
         if version is None:
             continue
-        revisions = [stored.mod_revision]
+        revisions = [stored.mod_revision, int(_standby(tables, task))]
         if not ended:
             for reference in references(version.value.spec.template):
                 secret = tables.secrets.get((task.namespace, reference.name))
                 revisions.append(secret.mod_revision if secret is not None else 0)
         found[task.uid] = Due(key, task.uid, tuple(revisions))
     return found
+
+
+def _standby(tables: Tables, task: Task) -> bool:
+    """True where the service's rollout leads the traffic to other tasks than this one."""
+    rollout = tables.rollouts.get((task.namespace, task.service))
+    return rollout is not None and not rollout.value.gets_traffic(task.template_hash)
 
 
 def _with_index(spec: ServiceSpec, task: Task) -> TaskTemplate:
@@ -96,4 +103,5 @@ def fill(tables: Tables, wanted: Due, open_secret: OpenSecret) -> Assignment:
         value = opened[reference.name].get(reference.key)
         if value is not None:
             secrets[f"{reference.name}/{reference.key}"] = value
-    return Assignment(task=task, template=template, secrets=secrets)
+    standby = _standby(tables, task)
+    return Assignment(task=task, template=template, secrets=secrets, standby=standby)

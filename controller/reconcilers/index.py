@@ -62,8 +62,8 @@ class Index:
         for key, was_service, service in changed(old.services, tables.services):
             delta.services.add(key)
             self._workload(key, was_service or service, present=service is not None)
+        self._rollouts(old, tables, delta)
         for table, was in (
-            (tables.rollouts, old.rollouts),
             (tables.runs, old.runs),
             (tables.crons, old.crons),
         ):
@@ -81,6 +81,15 @@ class Index:
             delta.services |= self.daemons
         delta.services |= set(self._owners(old, tables, delta.services))
         return delta
+
+    def _rollouts(self, old: Tables, tables: Tables, delta: Delta) -> None:
+        """A rollout that leads the traffic elsewhere concerns the nodes of its tasks."""
+        for key, before, after in changed(old.rollouts, tables.rollouts):
+            delta.services.add(key)
+            was = before.value.live_hashes if before is not None else ()
+            if was != (after.value.live_hashes if after is not None else ()):
+                tasks = (tables.tasks.get(k) for k in self.tasks_of.get(key, ()))
+                delta.nodes.update(t.value.node for t in tasks if t is not None and t.value.node)
 
     def _workload(self, key: Key, stored: Stored[Service] | None, *, present: bool) -> None:
         """Owner and kind of a workload never change."""

@@ -66,6 +66,7 @@ RULES: Final[Mapping[str, Rule]] = {
     CONTROL + "Stop": _WRITE,
     CONTROL + "Start": _WRITE,
     CONTROL + "Rollback": _WRITE,
+    CONTROL + "SteerRollout": _WRITE,
     CONTROL + "DeleteService": _WRITE,
     CONTROL + "CancelJob": _WRITE,
     CONTROL + "RunCron": _WRITE,

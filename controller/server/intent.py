@@ -15,7 +15,7 @@ from typing import Protocol
 from bayplan.model.errors import Conflict, NotFound
 from bayplan.model.event import Event, Severity
 from bayplan.model.secret import SealedSecret, Secret
-from bayplan.model.service import Service, ServiceSpec, ServiceVersion, TaskTemplate
+from bayplan.model.service import Service, ServiceSpec, ServiceVersion, TaskTemplate, UpdateStrategy
 from bayplan.model.workload import WorkloadKind
 from bayplan.wire._pb.bayplan.v1 import control_pb2 as control
 from bayplan.wire.convert import to_pb
@@ -166,10 +166,25 @@ def _replicas_effect(old: int, new: int) -> str:
 
 def _replacing(service: Service) -> str:
     update = service.spec.update
+    if update.strategy is UpdateStrategy.BLUE_GREEN:
+        tasks = plural(service.replicas, "task")
+        return f"starts {tasks} beside the old, and waits for `bay rollout promote {service.name}`"
     return (
         f"replaces {plural(service.replicas, 'task')}, at most {update.max_surge} more and "
-        f"{update.max_unavailable} fewer at a time"
+        f"{update.max_unavailable} fewer at a time{_stops_at(service)}"
     )
+
+
+def _stops_at(service: Service) -> str:
+    """Where the replacement first waits for somebody."""
+    update = service.spec.update
+    if update.canary is not None:
+        count, word = update.canary.of(service.replicas), "promote"
+    elif update.pause_after:
+        count, word = update.pause_after[0].of(service.replicas), "resume"
+    else:
+        return ""
+    return f"; after {count} it waits for `bay rollout {word} {service.name}`"
 
 
 def _new_service(desk: Desk, spec: ServiceSpec, source: str) -> tuple[Changes, control.Change]:

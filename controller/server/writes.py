@@ -19,7 +19,7 @@ from bayplan.wire._pb.bayplan.v1 import dispatcher_pb2 as dispatcher
 from bayplan.wire._pb.bayplan.v1 import types_pb2
 from bayplan.wire._pb.bayplan.v1.control_pb2_grpc import ControlServicer
 from bayplan.wire.convert import from_pb
-from controller.server import applying, intent, nodes, people, runs
+from controller.server import applying, intent, nodes, people, rollouts, runs
 from controller.server.auth import CALLER
 from controller.server.intent import Desk, Outcome
 from controller.server.parts import Parts, new_uid
@@ -109,6 +109,14 @@ class Writes(ControlServicer):
             lambda desk: intent.rollback(
                 desk, request.namespace, request.service, request.generation
             )
+        )
+
+    async def SteerRollout(
+        self, request: control.SteerRolloutRequest, context: Any
+    ) -> control.ChangeResponse:
+        order = rollouts.order(request.order)
+        return await self._parts.commit(
+            lambda desk: rollouts.steer(desk, request.namespace, request.service, order)
         )
 
     async def DeleteService(

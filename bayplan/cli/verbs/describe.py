@@ -178,10 +178,21 @@ def _of_kind(view: Any, now: float) -> list[tuple[str, str]]:
                 f"{view.replicas_updated}/{view.replicas_desired} updated, "
                 f"{view.restarts_last_hour} restarts in the last hour"
             )
-            return [("Tasks", counted), ("Rollout", _rollout(view, now))]
+            return [("Tasks", counted), ("Rollout", rollout_line(view, now))]
 
 
-def _rollout(view: Any, now: float) -> str:
+def waits_until(rollout: Any, now: float) -> str:
+    """When a rollout that stands still goes on."""
+    from bayplan.cli.render import span
+
+    if not rollout.waits_until_at:
+        return "until it is told"
+    return f"goes on by itself in {span(max(0.0, rollout.waits_until_at - now))}"
+
+
+def rollout_line(view: Any, now: float, *, brief: bool = False) -> str:
+    """One line on the rollout of a ServiceView, `brief` without what it waits for; empty: there
+    was none."""
     from bayplan.cli.render import age, span, word
 
     if not view.HasField("rollout"):
@@ -202,6 +213,11 @@ def _rollout(view: Any, now: float) -> str:
         left = since + policy.progress_deadline_s - now
         if state == "running" and rollout.from_generation and left > 0:
             text += f"; {word(policy, 'on_failure')} in {span(left)} without progress"
+    elif state == "waiting":
+        text += f" for {age(rollout.waiting_since_at, now)}"
+        text += "" if brief else f", {waits_until(rollout, now)}"
+    if brief and state in ("waiting", "paused"):
+        return text
     return text + (f": {rollout.reason}" if rollout.reason else "")
 
 
@@ -273,8 +289,10 @@ def _next(view: Any) -> str:
     where = f" -n {view.service.namespace}" if view.service.namespace != "default" else ""
     if view.status == "stopped":
         return f"bay start {name}{where}"
+    if view.status == "waiting":
+        return f"bay rollout promote, resume or abort {name}{where}"
     if view.status == "paused":
-        return f"bay rollback {name}{where}, or bay apply a corrected spec"
+        return f"bay rollout resume or abort {name}{where}, or bay apply a corrected spec"
     for task in view.tasks:
         if task.why and task.task.node and word(task.task, "desired") == "running":
             return f"bay logs {task_name(task.task)}{where}"

@@ -17,9 +17,14 @@ def _version(_: click.Context, __: click.Parameter, value: str | None) -> int:
     return int(text)
 
 
+to_option = click.option(
+    "--to", metavar="VERSION", callback=_version, help="v41; default: the one before"
+)
+
+
 @verb("rollback")
 @click.argument("service", shell_complete=complete_service)
-@click.option("--to", metavar="VERSION", callback=_version, help="v41; default: the one before")
+@to_option
 @detach_option
 def command(settings: Settings, service: str, to: int, detach: bool) -> None:
     """Make the version before (or --to) the newest one again, and wait. See `bay history`."""

@@ -42,12 +42,15 @@ class Counts:
 
 
 def counts(tables: Tables, service: Service, tasks: Iterable[Task], now: float) -> Counts:
-    """`updated` are live tasks of the service's newest template. Restarts are runs after the
-    first of tasks started within the hour, and tasks that failed or were lost within it."""
+    """`ready` serve and get traffic; `updated` are live tasks of the service's newest template.
+    Restarts are runs after the first of tasks started within the hour, and tasks that failed or
+    were lost within it."""
     ready = updated = restarts = 0
+    stored = tables.rollouts.get((service.namespace, service.name))
     for task in tasks:
         status = status_of(tables, task)
-        if serving(tables, task):
+        traffic = stored is None or stored.value.gets_traffic(task.template_hash)
+        if traffic and serving(tables, task):
             ready += 1
         if live(tables, task) and task.template_hash == service.template_hash:
             updated += 1
@@ -88,6 +91,8 @@ def _rollout_words(
             if still > STUCK_AFTER_S and (blame or rollout.reason):
                 return "stuck", f"{span} for {duration(still)}: {blame or rollout.reason}"
             return None if first else ("updating", rollout.reason or span)
+        case RolloutState.WAITING:
+            return "waiting", f"{span}: {rollout.reason}"
         case RolloutState.ROLLING_BACK:
             return "updating", f"rolls back {span}: {rollout.reason}".rstrip(": ")
         case RolloutState.PAUSED:

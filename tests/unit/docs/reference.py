@@ -47,6 +47,8 @@ _IN_WORDS = {
     ("PlacementFields", "pool"): "nodes without one",
     ("PortFields", "publish"): "not published",
     ("DaemonUpdateFields", "max_unavailable"): "`1`",
+    ("DaemonUpdateFields", "promote_after"): "for ever",
+    ("UpdateFields", "promote_after"): "for ever",
     ("JobFields", "deadline"): "none",
     ("CronFields", "start_deadline"): "none",
 }

@@ -96,6 +96,22 @@ class Fake(ControlServicer):
         self._ask("Scale", request, context)
         return control.ChangeResponse(changes=self.changes, revision=7)
 
+    def SteerRollout(self, request: Any, context: Any) -> Any:
+        self._ask("SteerRollout", request, context)
+        return control.ChangeResponse(changes=self.changes, revision=7)
+
+    def ListVersions(self, request: Any, context: Any) -> Any:
+        self._ask("ListVersions", request, context)
+        service = self.views[-1].service
+        version = types.ServiceVersion(
+            generation=service.generation,
+            cause="apply",
+            spec=service.spec,
+            applied_at=service.applied_at,
+            applied_by=service.applied_by,
+        )
+        return control.ListVersionsResponse(versions=[version])
+
     def Drain(self, request: Any, context: Any) -> Any:
         self._ask("Drain", request, context)
         return control.ChangeResponse(changes=self.changes, revision=7)

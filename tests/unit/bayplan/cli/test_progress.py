@@ -40,6 +40,7 @@ def test_it_goes_on(view: Any) -> None:
 DONE = {
     "complete": a_service(),
     "no rollout was needed": a_service(rollout=None),
+    "at a gate, until somebody lets it go on": a_service(rollout=RolloutState.WAITING, updated=1),
     "stopped": a_service(desired=0, ready=0, updated=0, status="stopped"),
     "stopped, while its rollout is paused": a_service(
         desired=0, ready=0, updated=0, rollout=RolloutState.PAUSED, stopped=True

@@ -12,12 +12,14 @@ import pytest
 from bayplan.cli import render, views
 from bayplan.cli.verbs.describe import describe_service, describe_task
 from bayplan.cli.verbs.node import describe_node
+from bayplan.cli.verbs.rollout import rollout_status
 from bayplan.model.event import Event, Severity
 from bayplan.model.node import Device, Node, NodeCondition, NodeReport, NodeState, NodeStatus
 from bayplan.model.resources import Resources
 from bayplan.model.service import RolloutState
 from bayplan.model.task import Health, TaskState
 from bayplan.wire._pb.bayplan.v1 import control_pb2 as control
+from bayplan.wire._pb.bayplan.v1 import types_pb2 as types
 from bayplan.wire.convert import to_pb
 from tests.unit.bayplan.cli.cluster import NOW, a_service, a_task
 
@@ -72,6 +74,36 @@ def stuck() -> control.ServiceView:
         )
     )
     return view
+
+
+def at_canary() -> control.ServiceView:
+    reason = "canary: 1 of 6 tasks is v42 and good; `bay rollout promote shop-web` lets the others"
+    view = a_service(
+        updated=1,
+        generation=42,
+        rollout=RolloutState.WAITING,
+        from_generation=41,
+        reason=f"{reason} follow",
+        status="waiting",
+    )
+    view.service.spec.update.canary.percent = 10
+    view.service.spec.update.promote_after_s = 1800
+    view.rollout.waiting_since_at = NOW - 60
+    view.rollout.waits_until_at = NOW + 1740
+    return view
+
+
+def kept_versions() -> list[types.ServiceVersion]:
+    return [
+        types.ServiceVersion(
+            generation=n,
+            cause=cause,
+            applied_at=NOW - ago,
+            applied_by=by,
+            spec=a_service().service.spec,
+        )
+        for n, cause, ago, by in ((42, "apply", 200, "ada"), (41, "rollback", 4000, ""))
+    ]
 
 
 def a_node() -> control.NodeView:
@@ -140,6 +172,7 @@ TEXTS = {
     "changes": some_changes,
     "describe-service": lambda: describe_service(stuck(), NOW),
     "describe-task": lambda: describe_task(stuck().tasks[1], stuck(), NOW),
+    "rollout-status": lambda: rollout_status(at_canary(), kept_versions(), NOW),
     "describe-node": lambda: describe_node(a_node(), NOW),
     "service-json": lambda: render.dump(render.plain(stuck()), "json"),
     "service-yaml": lambda: render.dump(render.plain(stuck()), "yaml"),

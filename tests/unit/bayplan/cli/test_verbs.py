@@ -408,3 +408,25 @@ def test_get_is_quick(cluster: Fake) -> None:
         if best < 0.4:
             break  # the other tries are for a machine that was busy
     assert best < 0.4
+
+
+@pytest.mark.parametrize("order", ["pause", "resume", "promote", "abort"])
+def test_rollout_orders_are_one_call(cluster: Fake, bay: Bay, order: str) -> None:
+    """The order goes out by its name; a gate that is reached ends the waiting with 0."""
+    cluster.changes = [UPDATE]
+    cluster.views = [a_service(rollout=RolloutState.WAITING, updated=1, reason="canary: 1 of 6")]
+    code, out, err = bay("rollout", order, "shop-web", "-n", "prod")
+    assert (code, err) == (0, "")
+    asked = cluster.asked["SteerRollout"]
+    assert control.RolloutOrder.Name(asked.order) == f"ROLLOUT_ORDER_{order.upper()}"
+    assert (asked.namespace, asked.service) == ("prod", "shop-web")
+    assert ("canary: 1 of 6" in out) == (order != "pause")
+
+
+def test_rollout_status_shows_versions(cluster: Fake, bay: Bay) -> None:
+    """What is under way, and who made which version when."""
+    cluster.views = [a_service()]
+    code, out, _ = bay("rollout", "status", "shop-web", "-n", "prod")
+    assert code == 0
+    assert "Rollout    v2 complete" in out or "Rollout    v1->v2" in out
+    assert "ada" in out.splitlines()[-1]

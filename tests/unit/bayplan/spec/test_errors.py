@@ -215,6 +215,17 @@ FIELD_ERRORS = [
         "update.progress_deadline: is shorter than monitor, so that every update would fail; write a "
         "longer time",
     ),
+    ("update: {canary: 0}", "update.canary: 0 is out of range; write e.g. 1 or 10%"),
+    (
+        "update: {strategy: blue_green, canary: 1}",
+        "update.canary: does not go with strategy: blue_green, which waits once all new tasks run; "
+        "leave one of them out",
+    ),
+    (
+        "update: {strategy: blue_green}\nmounts: {/data: {volume: data}}",
+        "update.strategy: is blue_green, but two tasks of a slot would write to its volume; "
+        "write rolling",
+    ),
     # placement
     (
         "placement: {require: [label.disk = ssd]}",

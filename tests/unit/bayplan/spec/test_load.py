@@ -18,6 +18,7 @@ from bayplan.model.service import (
     Mount,
     MountKind,
     Port,
+    Portion,
     SecretFile,
     SecretReference,
     ServiceSpec,
@@ -202,3 +203,11 @@ def test_the_schema_describes_every_field() -> None:
     found = schema["$defs"]["ServiceFields"]["properties"]
     assert {"replicas", "health", "update"} <= set(found)
     assert all(f.get("description") for f in found.values())
+
+
+def test_gates_of_an_update() -> None:
+    """Counts and percentages are kept as they are written: replicas may change later."""
+    update = service("update: {canary: 10%, pause_after: [25%, 3], promote_after: 30m}\n").update
+    assert update.canary == Portion(percent=10)
+    assert update.pause_after == (Portion(percent=25), Portion(count=3))
+    assert update.promote_after_s == 1800.0

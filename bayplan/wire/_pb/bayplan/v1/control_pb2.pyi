@@ -13,6 +13,7 @@ from collections import abc as abc
 from google.protobuf import descriptor as descriptor
 from google.protobuf import message as message
 from google.protobuf.internal import containers as containers
+from google.protobuf.internal import enum_type_wrapper as enum_type_wrapper
 import builtins as builtins
 import sys
 import typing as typing
@@ -23,6 +24,27 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: descriptor.FileDescriptor
+
+class _RolloutOrder:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RolloutOrderEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_RolloutOrder.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    ROLLOUT_ORDER_UNSPECIFIED: _RolloutOrder.ValueType  # 0
+    ROLLOUT_ORDER_PAUSE: _RolloutOrder.ValueType  # 1
+    ROLLOUT_ORDER_RESUME: _RolloutOrder.ValueType  # 2
+    ROLLOUT_ORDER_PROMOTE: _RolloutOrder.ValueType  # 3
+    ROLLOUT_ORDER_ABORT: _RolloutOrder.ValueType  # 4
+
+class RolloutOrder(_RolloutOrder, metaclass=_RolloutOrderEnumTypeWrapper):
+    """`generation` 0: the version before the present one."""
+
+ROLLOUT_ORDER_UNSPECIFIED: RolloutOrder.ValueType  # 0
+ROLLOUT_ORDER_PAUSE: RolloutOrder.ValueType  # 1
+ROLLOUT_ORDER_RESUME: RolloutOrder.ValueType  # 2
+ROLLOUT_ORDER_PROMOTE: RolloutOrder.ValueType  # 3
+ROLLOUT_ORDER_ABORT: RolloutOrder.ValueType  # 4
 
 @typing.final
 class GetVersionRequest(message.Message):
@@ -753,9 +775,30 @@ class ScaleRequest(message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
-class RollbackRequest(message.Message):
-    """`generation` 0: the version before the present one."""
+class SteerRolloutRequest(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
 
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    SERVICE_FIELD_NUMBER: builtins.int
+    ORDER_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    service: builtins.str
+    order: RolloutOrder.ValueType
+    def __init__(
+        self,
+        *,
+        namespace: builtins.str = ...,
+        service: builtins.str = ...,
+        order: RolloutOrder.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["namespace", b"namespace", "order", b"order", "service", b"service"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class RollbackRequest(message.Message):
     DESCRIPTOR: descriptor.Descriptor
 
     NAMESPACE_FIELD_NUMBER: builtins.int

@@ -127,6 +127,11 @@ class ControlStub:
                 request_serializer=bayplan_dot_v1_dot_control__pb2.RollbackRequest.SerializeToString,
                 response_deserializer=bayplan_dot_v1_dot_control__pb2.ChangeResponse.FromString,
                 _registered_method=True)
+        self.SteerRollout = channel.unary_unary(
+                '/bayplan.v1.Control/SteerRollout',
+                request_serializer=bayplan_dot_v1_dot_control__pb2.SteerRolloutRequest.SerializeToString,
+                response_deserializer=bayplan_dot_v1_dot_control__pb2.ChangeResponse.FromString,
+                _registered_method=True)
         self.DeleteService = channel.unary_unary(
                 '/bayplan.v1.Control/DeleteService',
                 request_serializer=bayplan_dot_v1_dot_control__pb2.ServiceRequest.SerializeToString,
@@ -313,6 +318,12 @@ class ControlServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SteerRollout(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeleteService(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -491,6 +502,11 @@ def add_ControlServicer_to_server(servicer, server):
             'Rollback': grpc.unary_unary_rpc_method_handler(
                     servicer.Rollback,
                     request_deserializer=bayplan_dot_v1_dot_control__pb2.RollbackRequest.FromString,
+                    response_serializer=bayplan_dot_v1_dot_control__pb2.ChangeResponse.SerializeToString,
+            ),
+            'SteerRollout': grpc.unary_unary_rpc_method_handler(
+                    servicer.SteerRollout,
+                    request_deserializer=bayplan_dot_v1_dot_control__pb2.SteerRolloutRequest.FromString,
                     response_serializer=bayplan_dot_v1_dot_control__pb2.ChangeResponse.SerializeToString,
             ),
             'DeleteService': grpc.unary_unary_rpc_method_handler(
@@ -1049,6 +1065,33 @@ class Control:
             target,
             '/bayplan.v1.Control/Rollback',
             bayplan_dot_v1_dot_control__pb2.RollbackRequest.SerializeToString,
+            bayplan_dot_v1_dot_control__pb2.ChangeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SteerRollout(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bayplan.v1.Control/SteerRollout',
+            bayplan_dot_v1_dot_control__pb2.SteerRolloutRequest.SerializeToString,
             bayplan_dot_v1_dot_control__pb2.ChangeResponse.FromString,
             options,
             channel_credentials,

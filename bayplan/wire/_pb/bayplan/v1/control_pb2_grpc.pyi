@@ -59,6 +59,7 @@ class ControlStub:
     Stop: _grpc.UnaryUnaryMultiCallable[_control_pb2.ServiceRequest, _control_pb2.ChangeResponse]
     Start: _grpc.UnaryUnaryMultiCallable[_control_pb2.ServiceRequest, _control_pb2.ChangeResponse]
     Rollback: _grpc.UnaryUnaryMultiCallable[_control_pb2.RollbackRequest, _control_pb2.ChangeResponse]
+    SteerRollout: _grpc.UnaryUnaryMultiCallable[_control_pb2.SteerRolloutRequest, _control_pb2.ChangeResponse]
     DeleteService: _grpc.UnaryUnaryMultiCallable[_control_pb2.ServiceRequest, _control_pb2.ChangeResponse]
     CancelJob: _grpc.UnaryUnaryMultiCallable[_control_pb2.ServiceRequest, _control_pb2.ChangeResponse]
     RunCron: _grpc.UnaryUnaryMultiCallable[_control_pb2.ServiceRequest, _control_pb2.ChangeResponse]
@@ -101,6 +102,7 @@ class ControlAsyncStub(ControlStub):
     Stop: _aio.UnaryUnaryMultiCallable[_control_pb2.ServiceRequest, _control_pb2.ChangeResponse]  # type: ignore[assignment]
     Start: _aio.UnaryUnaryMultiCallable[_control_pb2.ServiceRequest, _control_pb2.ChangeResponse]  # type: ignore[assignment]
     Rollback: _aio.UnaryUnaryMultiCallable[_control_pb2.RollbackRequest, _control_pb2.ChangeResponse]  # type: ignore[assignment]
+    SteerRollout: _aio.UnaryUnaryMultiCallable[_control_pb2.SteerRolloutRequest, _control_pb2.ChangeResponse]  # type: ignore[assignment]
     DeleteService: _aio.UnaryUnaryMultiCallable[_control_pb2.ServiceRequest, _control_pb2.ChangeResponse]  # type: ignore[assignment]
     CancelJob: _aio.UnaryUnaryMultiCallable[_control_pb2.ServiceRequest, _control_pb2.ChangeResponse]  # type: ignore[assignment]
     RunCron: _aio.UnaryUnaryMultiCallable[_control_pb2.ServiceRequest, _control_pb2.ChangeResponse]  # type: ignore[assignment]
@@ -246,6 +248,13 @@ class ControlServicer(metaclass=_abc_1.ABCMeta):
     def Rollback(
         self,
         request: _control_pb2.RollbackRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.ChangeResponse, _abc.Awaitable[_control_pb2.ChangeResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def SteerRollout(
+        self,
+        request: _control_pb2.SteerRolloutRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.ChangeResponse, _abc.Awaitable[_control_pb2.ChangeResponse]]: ...
 

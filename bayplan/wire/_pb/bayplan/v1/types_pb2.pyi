@@ -198,6 +198,22 @@ STICKY_NO: Sticky.ValueType  # 1
 STICKY_PREFER: Sticky.ValueType  # 2
 STICKY_REQUIRE: Sticky.ValueType  # 3
 
+class _UpdateStrategy:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _UpdateStrategyEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_UpdateStrategy.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    UPDATE_STRATEGY_UNSPECIFIED: _UpdateStrategy.ValueType  # 0
+    UPDATE_STRATEGY_ROLLING: _UpdateStrategy.ValueType  # 1
+    UPDATE_STRATEGY_BLUE_GREEN: _UpdateStrategy.ValueType  # 2
+
+class UpdateStrategy(_UpdateStrategy, metaclass=_UpdateStrategyEnumTypeWrapper): ...
+
+UPDATE_STRATEGY_UNSPECIFIED: UpdateStrategy.ValueType  # 0
+UPDATE_STRATEGY_ROLLING: UpdateStrategy.ValueType  # 1
+UPDATE_STRATEGY_BLUE_GREEN: UpdateStrategy.ValueType  # 2
+
 class _RolloutState:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -210,6 +226,7 @@ class _RolloutStateEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_RolloutSt
     ROLLOUT_STATE_ROLLING_BACK: _RolloutState.ValueType  # 3
     ROLLOUT_STATE_ROLLED_BACK: _RolloutState.ValueType  # 4
     ROLLOUT_STATE_COMPLETE: _RolloutState.ValueType  # 5
+    ROLLOUT_STATE_WAITING: _RolloutState.ValueType  # 6
 
 class RolloutState(_RolloutState, metaclass=_RolloutStateEnumTypeWrapper): ...
 
@@ -219,6 +236,7 @@ ROLLOUT_STATE_PAUSED: RolloutState.ValueType  # 2
 ROLLOUT_STATE_ROLLING_BACK: RolloutState.ValueType  # 3
 ROLLOUT_STATE_ROLLED_BACK: RolloutState.ValueType  # 4
 ROLLOUT_STATE_COMPLETE: RolloutState.ValueType  # 5
+ROLLOUT_STATE_WAITING: RolloutState.ValueType  # 6
 
 class _WorkloadKind:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -1026,11 +1044,23 @@ class UpdatePolicy(message.Message):
     MONITOR_S_FIELD_NUMBER: builtins.int
     PROGRESS_DEADLINE_S_FIELD_NUMBER: builtins.int
     ON_FAILURE_FIELD_NUMBER: builtins.int
+    STRATEGY_FIELD_NUMBER: builtins.int
+    CANARY_FIELD_NUMBER: builtins.int
+    PAUSE_AFTER_FIELD_NUMBER: builtins.int
+    PROMOTE_AFTER_S_FIELD_NUMBER: builtins.int
+    KEEP_OLD_S_FIELD_NUMBER: builtins.int
     max_surge: builtins.int
     max_unavailable: builtins.int
     monitor_s: builtins.float
     progress_deadline_s: builtins.float
     on_failure: OnFailure.ValueType
+    strategy: UpdateStrategy.ValueType
+    promote_after_s: builtins.float
+    keep_old_s: builtins.float
+    @builtins.property
+    def canary(self) -> Portion: ...
+    @builtins.property
+    def pause_after(self) -> containers.RepeatedCompositeFieldContainer[Portion]: ...
     def __init__(
         self,
         *,
@@ -1039,10 +1069,37 @@ class UpdatePolicy(message.Message):
         monitor_s: builtins.float = ...,
         progress_deadline_s: builtins.float = ...,
         on_failure: OnFailure.ValueType = ...,
+        strategy: UpdateStrategy.ValueType = ...,
+        canary: Portion | None = ...,
+        pause_after: abc.Iterable[Portion] | None = ...,
+        promote_after_s: builtins.float = ...,
+        keep_old_s: builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["canary", b"canary"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["canary", b"canary", "keep_old_s", b"keep_old_s", "max_surge", b"max_surge", "max_unavailable", b"max_unavailable", "monitor_s", b"monitor_s", "on_failure", b"on_failure", "pause_after", b"pause_after", "progress_deadline_s", b"progress_deadline_s", "promote_after_s", b"promote_after_s", "strategy", b"strategy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class Portion(message.Message):
+    """`percent` counts where it is not 0."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    COUNT_FIELD_NUMBER: builtins.int
+    PERCENT_FIELD_NUMBER: builtins.int
+    count: builtins.int
+    percent: builtins.int
+    def __init__(
+        self,
+        *,
+        count: builtins.int = ...,
+        percent: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["max_surge", b"max_surge", "max_unavailable", b"max_unavailable", "monitor_s", b"monitor_s", "on_failure", b"on_failure", "progress_deadline_s", b"progress_deadline_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["count", b"count", "percent", b"percent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1240,6 +1297,11 @@ class Rollout(message.Message):
     PROGRESS_AT_FIELD_NUMBER: builtins.int
     FINISHED_AT_FIELD_NUMBER: builtins.int
     GOING_BACK_FIELD_NUMBER: builtins.int
+    GATES_PASSED_FIELD_NUMBER: builtins.int
+    WAITING_SINCE_AT_FIELD_NUMBER: builtins.int
+    WAITS_UNTIL_AT_FIELD_NUMBER: builtins.int
+    RESUMED_AT_FIELD_NUMBER: builtins.int
+    LIVE_HASHES_FIELD_NUMBER: builtins.int
     namespace: builtins.str
     service: builtins.str
     from_generation: builtins.int
@@ -1250,6 +1312,12 @@ class Rollout(message.Message):
     progress_at: builtins.float
     finished_at: builtins.float
     going_back: builtins.bool
+    gates_passed: builtins.int
+    waiting_since_at: builtins.float
+    waits_until_at: builtins.float
+    resumed_at: builtins.float
+    @builtins.property
+    def live_hashes(self) -> containers.RepeatedScalarFieldContainer[builtins.str]: ...
     def __init__(
         self,
         *,
@@ -1263,10 +1331,15 @@ class Rollout(message.Message):
         progress_at: builtins.float = ...,
         finished_at: builtins.float = ...,
         going_back: builtins.bool = ...,
+        gates_passed: builtins.int = ...,
+        waiting_since_at: builtins.float = ...,
+        waits_until_at: builtins.float = ...,
+        resumed_at: builtins.float = ...,
+        live_hashes: abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["finished_at", b"finished_at", "from_generation", b"from_generation", "going_back", b"going_back", "namespace", b"namespace", "progress_at", b"progress_at", "reason", b"reason", "service", b"service", "started_at", b"started_at", "state", b"state", "to_generation", b"to_generation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["finished_at", b"finished_at", "from_generation", b"from_generation", "gates_passed", b"gates_passed", "going_back", b"going_back", "live_hashes", b"live_hashes", "namespace", b"namespace", "progress_at", b"progress_at", "reason", b"reason", "resumed_at", b"resumed_at", "service", b"service", "started_at", b"started_at", "state", b"state", "to_generation", b"to_generation", "waiting_since_at", b"waiting_since_at", "waits_until_at", b"waits_until_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2210,6 +2283,8 @@ class Assignment(message.Message):
     TASK_FIELD_NUMBER: builtins.int
     TEMPLATE_FIELD_NUMBER: builtins.int
     SECRETS_FIELD_NUMBER: builtins.int
+    STANDBY_FIELD_NUMBER: builtins.int
+    standby: builtins.bool
     @builtins.property
     def task(self) -> Task: ...
     @builtins.property
@@ -2222,9 +2297,10 @@ class Assignment(message.Message):
         task: Task | None = ...,
         template: TaskTemplate | None = ...,
         secrets: abc.Mapping[builtins.str, builtins.bytes] | None = ...,
+        standby: builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["task", b"task", "template", b"template"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["secrets", b"secrets", "task", b"task", "template", b"template"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["secrets", b"secrets", "standby", b"standby", "task", b"task", "template", b"template"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
