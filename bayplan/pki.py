@@ -58,6 +58,12 @@ class PkiError(BayplanError):
     code = "pki"
 
 
+class Malformed(PkiError, InvalidSpec):
+    """A token or a signing request that is none."""
+
+    code = InvalidSpec.code
+
+
 class Holder(StrEnum):
     """What a certificate was issued to: its subject's O."""
 
@@ -246,9 +252,9 @@ def _requested_key(csr_pem: str | bytes) -> ec.EllipticCurvePublicKey:
     try:
         request = x509.load_pem_x509_csr(csr_pem.encode() if isinstance(csr_pem, str) else csr_pem)
     except ValueError as error:
-        raise PkiError(f"not a signing request in PEM: {error}") from None
+        raise Malformed(f"not a signing request in PEM: {error}") from None
     if not request.is_signature_valid:
-        raise PkiError("the signing request is not signed by its own key")
+        raise Malformed("the signing request is not signed by its own key")
     key = request.public_key()
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.key_size < 256:
         raise PkiError("the signing request's key is not an elliptic-curve key of 256 bits or more")
@@ -461,9 +467,9 @@ def make_token(
 
 
 def parse_token(text: str) -> Token:
-    """Raises PkiError; its message never repeats the token."""
+    """Raises Malformed; its message never repeats the token."""
     if not (match := _TOKEN.fullmatch(text.strip())):
-        raise PkiError(
+        raise Malformed(
             "this is not a join token (bay1.<id>.<secret>.<digest>)",
             hint="make a new one with `bay node token` and copy all of it",
         )

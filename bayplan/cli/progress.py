@@ -94,7 +94,7 @@ def _next_of_job(view: Any) -> str:
 
 
 def _behind(view: Any, awaited: Awaited) -> bool:
-    desired: int = view.replicas_desired
+    desired: int = view.replicas_desired - view.completed
     if view.replicas_ready < desired or view.replicas_updated != desired:
         return True
     counted = [t for t in view.tasks if word(t, "state") not in _OVER]
@@ -125,6 +125,8 @@ def _failure(view: Any, awaited: Awaited) -> BayplanError | None:
     if rollout.to_generation == wanted and state == "paused" and not view.service.stopped:
         return Failed(f"{name} v{wanted} is paused: {_reason(view)}", hint=_next(view, wanted))
     if rollout.to_generation == wanted and not rollout.from_generation and state == "running":
+        if rollout.reason and view.status == "failed":
+            return Failed(f"{name} failed: {_reason(view)}", hint=_next(view, wanted))
         if rollout.reason:
             text = f"{name} does not come up, and is still being tried: {_reason(view)}"
             return Failed(text, hint=_next(view, wanted))

@@ -130,6 +130,14 @@ def parse_duration(text: str) -> float:
         raise InvalidSpec(str(error)) from None
 
 
+def token_lifetime(text: str) -> float:
+    """Like `parse_duration`, and not nothing, which a controller takes for its default."""
+    lifetime_s = parse_duration(text)
+    if not lifetime_s:
+        raise InvalidSpec("a token of no lifetime lets nobody in", hint="e.g. --lifetime 15m")
+    return lifetime_s
+
+
 def _keep(name: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
     def callback(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
         if parameter.name == "timeout":

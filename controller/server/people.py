@@ -139,7 +139,10 @@ def check_token(
     if record.used:
         raise PermissionDenied("this token was used already", hint=hint)
     if record.purpose is not purpose:
-        raise PermissionDenied(f"this token is for a {record.purpose}, not for a {purpose}")
+        names = {TokenPurpose.NODE: "a node", TokenPurpose.OPERATOR: "an operator"}
+        raise PermissionDenied(
+            f"this token is for {names[record.purpose]}, not for {names[purpose]}", hint=hint
+        )
     return record, stored.mod_revision
 
 

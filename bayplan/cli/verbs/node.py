@@ -10,7 +10,7 @@ import click
 
 from bayplan.cli.changing import change, detach_option, show_changes
 from bayplan.cli.completing import complete_node
-from bayplan.cli.settings import ROLLOUT_TIMEOUT_S, Settings, parse_duration, tell_if_frozen, verb
+from bayplan.cli.settings import ROLLOUT_TIMEOUT_S, Settings, tell_if_frozen, token_lifetime, verb
 from bayplan.model.errors import DeadlineExceeded, Failed, InvalidSpec
 
 if TYPE_CHECKING:
@@ -217,7 +217,7 @@ def label(settings: Settings, node: str, labels: tuple[str, ...]) -> None:
 @click.option("--lifetime", default="1h", metavar="TIME", help="at most, and by default, 1h")
 def token(settings: Settings, node: str, lifetime: str) -> None:
     """Print a token a host joins with; bound to a node's name where one is given."""
-    lifetime_s = parse_duration(lifetime)
+    lifetime_s = token_lifetime(lifetime)
 
     async def make(client: Client) -> None:
         from bayplan.cli import render

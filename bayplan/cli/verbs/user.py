@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bayplan.cli.changing import change
-from bayplan.cli.settings import Settings, parse_duration, verb
+from bayplan.cli.settings import Settings, token_lifetime, verb
 
 if TYPE_CHECKING:
     from bayplan.client import Client
@@ -74,7 +74,7 @@ def rm(settings: Settings, name: str) -> None:
 @click.option("--lifetime", default="1h", metavar="TIME", help="at most, and by default, 1h")
 def token(settings: Settings, name: str, lifetime: str) -> None:
     """Print a token with which a user logs in once: `bay login HOST`."""
-    lifetime_s = parse_duration(lifetime)
+    lifetime_s = token_lifetime(lifetime)
 
     async def make(client: Client) -> None:
         from bayplan.cli import render

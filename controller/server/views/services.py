@@ -12,11 +12,13 @@ from bayplan.model.workload import WorkloadKind
 from bayplan.wire._pb.bayplan.v1 import control_pb2 as control
 from bayplan.wire.convert import to_pb
 from controller.server import kinds
+from controller.server.views.endings import ended_for_good
 from controller.server.views.events import EVENTS_SHOWN_MAX, of_service
 from controller.server.views.tasks import (
     Index,
     Reasons,
     duration,
+    ended,
     live,
     serving,
     silent,
@@ -31,6 +33,7 @@ STUCK_AFTER_S: Final = 30.0
 """A rollout without progress for this long, with something to blame, is called stuck."""
 HISTORY_SHOWN_MAX: Final = 5
 HOUR_S: Final = 3600.0
+NO_RESTART: Final = "its restart policy asks for no other"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +42,14 @@ class Counts:
     ready: int
     updated: int
     restarts_last_hour: int
+    completed: int = 0
 
 
 def counts(tables: Tables, service: Service, tasks: Iterable[Task], now: float) -> Counts:
-    """`ready` serve and get traffic; `updated` are live tasks of the service's newest template.
-    Restarts are runs after the first of tasks started within the hour, and tasks that failed or
-    were lost within it."""
+    """`ready` serve and get traffic; `updated` are live tasks of the service's newest template,
+    `completed` slots whose task of that template has run to its end. Restarts are runs after the
+    first of tasks started within the hour, and tasks that failed or were lost within it."""
+    tasks = list(tasks)
     ready = updated = restarts = 0
     stored = tables.rollouts.get((service.namespace, service.name))
     for task in tasks:
@@ -65,7 +70,8 @@ def counts(tables: Tables, service: Service, tasks: Iterable[Task], now: float) 
         desired = len(kinds.reached(tables, service.spec))
     if service.stopped or service.deleting:
         desired = 0
-    return Counts(desired, ready, updated, restarts)
+    completed = sum(e.complete for e in ended_for_good(tables, service, tasks))
+    return Counts(desired, ready, updated, restarts, min(completed, desired))
 
 
 def _blame(tables: Tables, tasks: Iterable[Task], reasons: Reasons, now: float) -> str:
@@ -120,10 +126,16 @@ def status_words(
         # Applied a moment ago: what the last rollout came to says nothing of it.
         return "updating", f"v{service.generation} is about to begin"
     words = _rollout_words(service, stored.value, blame, now) if stored else None
-    if words is not None and words[0] != "rolled back":
+    word = words[0] if words is not None else ""
+    failed = [e for e in ended_for_good(tables, service, tasks) if not e.complete]
+    if failed and not blame and word in ("", "stuck", "rolled back"):
+        return "failed", f"{failed[0].task.name}: {ended(failed[0].status)}; {NO_RESTART}"
+    if words is not None and word != "rolled back":
         return words
-    if numbers.ready < numbers.desired:
+    if numbers.ready + numbers.completed < numbers.desired:
         return ("degraded" if _troubled(tables, tasks) else "pending"), blame
+    if numbers.completed and not numbers.ready:
+        return "complete", ""
     return words or ("running", "")
 
 
@@ -166,6 +178,7 @@ def service_view(
         replicas_ready=numbers.ready,
         replicas_updated=numbers.updated,
         restarts_last_hour=numbers.restarts_last_hour,
+        completed=numbers.completed,
         status=word,
         status_reason=reason,
         revision=tables.revision,

@@ -129,4 +129,5 @@ def test_broken_tokens_are_not_repeated(text: str) -> None:
     """The message says what to do and holds nothing of what was typed."""
     with pytest.raises(PkiError, match="bay node token") as caught:
         pki.parse_token(text)
+    assert (caught.value.code, caught.value.exit_code) == ("invalid", 2)
     assert not text or text not in str(caught.value)

@@ -201,6 +201,7 @@ def a_service(
     status: str = "running",
     status_reason: str = "",
     stopped: bool = False,
+    completed: int = 0,
     tasks: tuple[Any, ...] = (),
     source: str = "kind: Service # typed\nname: shop-web\n",
 ) -> Any:
@@ -230,6 +231,7 @@ def a_service(
         replicas_ready=ready,
         replicas_updated=updated,
         restarts_last_hour=4,
+        completed=completed,
         status=status,
         status_reason=status_reason,
         tasks=tasks,

@@ -45,6 +45,7 @@ DONE = {
     "stopped, while its rollout is paused": a_service(
         desired=0, ready=0, updated=0, rollout=RolloutState.PAUSED, stopped=True
     ),
+    "all have run to their end": a_service(ready=0, updated=0, completed=6, status="complete"),
     "what is over does not count": a_service(
         desired=1, ready=1, updated=1, tasks=(a_task(1), a_task(2, TaskState.FAILED))
     ),
@@ -58,6 +59,18 @@ def test_it_is_done(view: Any) -> None:
 
 
 FAILED = {
+    "it ran once, and failed": (
+        a_service(
+            from_generation=0,
+            rollout=RolloutState.RUNNING,
+            reason="shop-web.1.1 failed: exited with code 4",
+            status="failed",
+            ready=0,
+        ),
+        Failed,
+        "shop-web failed: shop-web.1.1 failed: exited with code 4; "
+        "look with bay describe shop-web -n prod",
+    ),
     "rolled back": (
         a_service(
             generation=3,

@@ -12,6 +12,8 @@ from bayplan.model.resources import Resources
 from bayplan.model.service import (
     Mount,
     MountKind,
+    RestartCondition,
+    RestartPolicy,
     Rollout,
     RolloutState,
     Service,
@@ -305,3 +307,31 @@ def test_tasks_of_a_silent_node_are_not_counted_as_ready() -> None:
 def test_duration(seconds: float, text: str) -> None:
     """Two units at most."""
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("condition", "state", "expected"),
+    [
+        (RestartCondition.NEVER, TaskState.COMPLETE, ("complete", "")),
+        (RestartCondition.ON_FAILURE, TaskState.COMPLETE, ("complete", "")),
+        (
+            RestartCondition.NEVER,
+            TaskState.FAILED,
+            ("failed", "web.1.1: exited with 4; its restart policy asks for no other"),
+        ),
+        (RestartCondition.ON_FAILURE, TaskState.FAILED, ("pending", "")),
+        (RestartCondition.ALWAYS, TaskState.COMPLETE, ("pending", "")),
+    ],
+)
+def test_tasks_that_run_once_are_not_waited_for(
+    condition: RestartCondition, state: TaskState, expected: tuple[str, str]
+) -> None:
+    """What the restart policy lets end counts as done, or as failed for good."""
+    template = replace(SPEC.template, restart=RestartPolicy(condition=condition))
+    service = replace(SERVICE, replicas=1, spec=replace(SPEC, template=template))
+    task = a_task(1)
+    code = 0 if state is TaskState.COMPLETE else 4
+    tables = tables_of((task, running(task, state=state, exit_code=code)), service=service)
+    counted = counts(tables, service, [task], NOW)
+    assert counted.completed == (expected[0] == "complete")
+    assert words(tables) == expected

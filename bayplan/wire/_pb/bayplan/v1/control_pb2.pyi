@@ -203,8 +203,9 @@ class ServiceView(message.Message):
     replicas_updated: builtins.int
     restarts_last_hour: builtins.int
     status: builtins.str
-    """running, updating, stuck, paused, pending, degraded, stopped, deleting, rolled back; of jobs
-    running, pending, suspended, complete, failed, cancelled; of crons scheduled, running, suspended
+    """running, updating, stuck, paused, pending, degraded, stopped, deleting, rolled back, and, where
+    the restart policy asks for no more, complete and failed; of jobs running, pending, suspended,
+    complete, failed, cancelled; of crons scheduled, running, suspended
     """
     status_reason: builtins.str
     revision: builtins.int
@@ -225,7 +226,8 @@ class ServiceView(message.Message):
     def run(self) -> types_pb2.Run:
         """Of a job: its present run, how many of its indexes are at work and have come to which end, and
         (in detail) the marks of those that have failed or ended. Of a cron: how many jobs are at work,
-        when it fires next, and (in detail) its jobs.
+        when it fires next, and (in detail) its jobs. Of a service: `completed` slots have run to their
+        end.
         """
 
     @builtins.property
