@@ -10,7 +10,8 @@ from typing import assert_never
 from agent.config import Ceilings, Timing
 from agent.core import commands as do
 from agent.core import events as on
-from agent.core.machine import Phase, TaskMachine
+from agent.core.machine import TaskMachine
+from agent.core.phases import Phase
 from bayplan.model.assignment import Assignment
 from bayplan.model.service import NetworkMode, Protocol
 from bayplan.model.task import Task, TaskStatus

@@ -18,196 +18,33 @@ deletion: a final state, or None for the next incarnation.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from enum import Enum
+from dataclasses import replace
 
-from agent.config import Ceilings, Timing
 from agent.core import commands as do
 from agent.core import health as checks
+from agent.core.ascent import Ascent
 from agent.core.ceilings import refusal
 from agent.core.events import Container, ContainerState, Exited, ImageReady, Step
-from agent.core.restart import Backoff, after_run, exhausted, next_delay_s, wants_restart
+from agent.core.life import DESIRED_RANK, MESSAGE_CHARS_MAX
+from agent.core.phases import ALIVE, GOING_DOWN, Outcome, Phase
+from agent.core.restart import after_run, wants_restart
 from bayplan.model.assignment import Assignment
-from bayplan.model.event import Event, Severity
 from bayplan.model.service import NetworkMode
 from bayplan.model.task import (
-    FINAL,
-    RANK,
     DesiredState,
     Health,
     TaskState,
     TaskStatus,
-    advance,
 )
 
-DEFAULT_STOP_SIGNAL = "SIGTERM"
-# Where a task in the host's own network is probed.
-LOOPBACK = "127.0.0.1"
-DELETE_ATTEMPTS_MAX = 5
-KILL_ATTEMPTS_MAX = 3
-MESSAGE_CHARS_MAX = 500
 
-_DESIRED_RANK = {
-    DesiredState.READY: 0,
-    DesiredState.RUNNING: 1,
-    DesiredState.SHUTDOWN: 2,
-    DesiredState.REMOVED: 3,
-}
-
-
-class Phase(Enum):
-    """Where a task is; `..._WAIT` is the pause before the same command is tried again."""
-
-    NEW = "new"
-    PULL = "pull"
-    PULL_WAIT = "pull_wait"
-    VOLUMES = "volumes"
-    VOLUMES_WAIT = "volumes_wait"
-    HELD = "held"
-    CREATE = "create"
-    ATTACH = "attach"
-    RUN = "run"
-    UP = "up"
-    WITHDRAW = "withdraw"
-    DRAIN = "drain"
-    TERM = "term"
-    KILL = "kill"
-    DELETE = "delete"
-    DELETE_WAIT = "delete_wait"
-    UNPUBLISH = "unpublish"
-    DETACH = "detach"
-    DETACH_WAIT = "detach_wait"
-    BACKOFF = "backoff"
-    DONE = "done"
-    REMOVE = "remove"
-    REMOVE_WAIT = "remove_wait"
-    GONE = "gone"
-
-
-# A container may run in these, so that an exit means something.
-_ALIVE = frozenset(
-    {
-        Phase.CREATE,
-        Phase.ATTACH,
-        Phase.RUN,
-        Phase.UP,
-        Phase.WITHDRAW,
-        Phase.DRAIN,
-        Phase.TERM,
-        Phase.KILL,
-    }
-)
-# The decision what follows has been made; the container is only being ended.
-_GOING_DOWN = frozenset({Phase.WITHDRAW, Phase.DRAIN, Phase.TERM, Phase.KILL})
-_CLEANING = frozenset(
-    {
-        Phase.DELETE,
-        Phase.DELETE_WAIT,
-        Phase.UNPUBLISH,
-        Phase.DETACH,
-        Phase.DETACH_WAIT,
-    }
-)
-_REMOVING = frozenset({Phase.REMOVE, Phase.REMOVE_WAIT, Phase.GONE})
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """The final state a task is on its way to, and why."""
-
-    state: TaskState
-    reason: str
-    message: str = ""
-
-
-class TaskMachine:
+class TaskMachine(Ascent):
     """One task. Its methods take the time and append to `out`; the caller publishes and reports.
 
     `unpublished` tells whether the kernel's balancing rules are known to hold no backend of it.
     """
 
-    def __init__(
-        self, assignment: Assignment, *, node: str, ceilings: Ceilings, timing: Timing
-    ) -> None:
-        task = assignment.task
-        self.assignment = assignment
-        self.status = TaskStatus(
-            namespace=task.namespace,
-            task=task.name,
-            uid=task.uid,
-            node=node,
-            state=TaskState.ASSIGNED,
-        )
-        self.phase = Phase.NEW
-        self.deadline: float | None = None
-        self.health: checks.HealthState | None = None
-        self.out: list[do.Command] = []
-        self.unpublished: Callable[[], bool] = lambda: True
-        # The controller's set no longer holds it: once its remains are gone it is forgotten.
-        self.dropped = False
-        # Told to stop, and the controller does not know yet that it is out of the rules.
-        self.withdrawal_due = False
-        self._ceilings = ceilings
-        self._timing = timing
-        self._outcome: Outcome | None = None
-        self._backoff = Backoff()
-        self._attempts = 0
-        self._image_stop_signal = ""
-        self._image_ready = False
-        self._pid = 0
-        self._up_since = 0.0
-
-    # -- what others may know ---------------------------------------------------------------
-
-    @property
-    def uid(self) -> str:
-        """The task's uid."""
-        return self.assignment.task.uid
-
-    @property
-    def finished(self) -> bool:
-        """True where the task is in a final state."""
-        return self.status.state in FINAL
-
-    @property
-    def stopping(self) -> bool:
-        """True from when the controller wants it stopped, or it has no future here."""
-        return self._wants_stop or self._outcome is not None
-
-    @property
-    def takes_traffic(self) -> bool:
-        """True where published ports may lead to it."""
-        return (
-            self.phase is Phase.UP
-            and not self.assignment.standby
-            and self.status.serving
-            and bool(self.status.address)
-            and bool(self.assignment.task.ports)
-            and self.assignment.template.network is NetworkMode.BRIDGE
-        )
-
-    @property
-    def awaits_rules(self) -> bool:
-        """True where a change of the kernel's rules lets it go on."""
-        return self.phase in (Phase.WITHDRAW, Phase.UNPUBLISH)
-
-    @property
-    def next_deadline(self) -> float | None:
-        """When `tick` has something to do."""
-        probe_at = self.health.probe_at if self.health and self.phase is Phase.UP else None
-        due = [t for t in (self.deadline, probe_at) if t is not None]
-        return min(due, default=None)
-
-    @property
-    def _wants_stop(self) -> bool:
-        return self.dropped or _DESIRED_RANK[self.assignment.task.desired] >= 2
-
-    @property
-    def _wants_removal(self) -> bool:
-        return self.dropped or self.assignment.task.desired is DesiredState.REMOVED
-
-    # -- the controller ---------------------------------------------------------------------
+    # -- the controller -----------------------------------------------------------------------
 
     def begin(self, now: float) -> None:
         """A new assignment."""
@@ -222,7 +59,7 @@ class TaskMachine:
         """The controller's newer word on the task; an older one (a desired state that went
         back) changes nothing."""
         before = self.assignment.task.desired
-        if _DESIRED_RANK[assignment.task.desired] < _DESIRED_RANK[before]:
+        if DESIRED_RANK[assignment.task.desired] < DESIRED_RANK[before]:
             return
         # A uid stands for one template for good; another one is another task.
         self.assignment = replace(assignment, template=self.assignment.template)
@@ -250,7 +87,7 @@ class TaskMachine:
         elif self.status.reason == "port" and not self.finished:
             self._set(reason="", message="")
 
-    # -- what was there when the agent started ----------------------------------------------
+    # -- what was there when the agent started ------------------------------------------------
 
     def restore(
         self, status: TaskStatus | None, container: Container | None, now: float, *, rebooted: bool
@@ -319,7 +156,7 @@ class TaskMachine:
         self._set(pid=0, address="", reason="vanished", message=why, finished_at=now)
         self._clean(now)
 
-    # -- results ----------------------------------------------------------------------------
+    # -- results ------------------------------------------------------------------------------
 
     def image_ready(self, event: ImageReady, now: float) -> None:
         """The image is on this host."""
@@ -383,7 +220,7 @@ class TaskMachine:
 
     def exited(self, event: Exited, now: float) -> None:
         """The container's init ended, for whatever reason."""
-        if self.phase not in _ALIVE or event.incarnation not in (0, self.status.incarnation):
+        if self.phase not in ALIVE or event.incarnation not in (0, self.status.incarnation):
             return
         at = event.at or now
         policy = self.assignment.template.restart
@@ -391,7 +228,7 @@ class TaskMachine:
         self._set(exit_code=code, oom_killed=event.oom_killed, finished_at=at, pid=0)
         if event.oom_killed:
             self._tell(now, "OutOfMemory", _describe(event, self.assignment)[1])
-        if self._outcome is None and not self._wants_stop and self.phase not in _GOING_DOWN:
+        if self._outcome is None and not self._wants_stop and self.phase not in GOING_DOWN:
             reason, message = _describe(event, self.assignment)
             self._set(reason=reason, message=message)
             self._backoff = after_run(policy, self._backoff, lasted_s=now - self._up_since)
@@ -415,13 +252,6 @@ class TaskMachine:
         """Logs and directory of the task are gone."""
         if self.phase is Phase.REMOVE:
             self._enter(Phase.GONE)
-
-    def published(self, now: float) -> None:
-        """The kernel's rules have changed; where they hold this task no more, go on."""
-        if self.phase is Phase.WITHDRAW and self.unpublished():
-            self._enter(Phase.DRAIN, now + self._timing.drain_pause_s)
-        elif self.phase is Phase.UNPUBLISH and self.unpublished():
-            self._detach()
 
     def health_result(self, incarnation: int, passed: bool, message: str, now: float) -> None:
         """The outcome of a probe."""
@@ -469,12 +299,10 @@ class TaskMachine:
                 self._tell(now, "StartFailed", message)
                 self._after_failure(step.value, message, failed=True)
             self._clean(now)
-        elif step is Step.RUN and self.phase in _GOING_DOWN:
+        elif step is Step.RUN and self.phase in GOING_DOWN:
             self._clean(now)  # stopped while it was being started: there is nothing to signal
-        # A signal that fails meets a container that has just ended: its exit follows. A kill
-        # that fails is tried again when its deadline is over.
 
-    # -- time -------------------------------------------------------------------------------
+    # -- time ---------------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
         """Do what is due."""
@@ -512,251 +340,6 @@ class TaskMachine:
                 self._remove()
             case _:
                 self.deadline = None
-
-    # -- the way up -------------------------------------------------------------------------
-
-    def _pull(self, now: float) -> None:
-        self._advance_to_at_least(TaskState.PREPARING)
-        self._enter(Phase.PULL)
-        self._do(do.EnsureImage(uid=self.uid, reference=self.assignment.template.image))
-
-    def _prepare_volumes(self) -> None:
-        self._enter(Phase.VOLUMES)
-        self._do(do.PrepareVolumes(assignment=self.assignment))
-
-    def _create(self, now: float) -> None:
-        self._advance_to_at_least(TaskState.STARTING)
-        self._set(incarnation=self.status.incarnation + 1, address="", pid=0)
-        self._up_since = now
-        self._enter(Phase.CREATE)
-        self._do(
-            do.CreateContainer(assignment=self.assignment, incarnation=self.status.incarnation)
-        )
-
-    def _run(self) -> None:
-        self._enter(Phase.RUN)
-        self._do(do.RunContainer(uid=self.uid, incarnation=self.status.incarnation))
-
-    # -- health -----------------------------------------------------------------------------
-
-    def _watch_health(self, now: float, *, healthy: bool) -> None:
-        if self.assignment.template.health is None:
-            self._set(health=Health.NONE)
-            return
-        self.health = checks.begin(now, healthy=healthy)
-        self._set(health=self.health.health)
-        self._probe(now)
-
-    def _probe(self, now: float) -> None:
-        check = self.assignment.template.health
-        if check is None or self.health is None:
-            return
-        if self.health.probing:  # its result never came
-            self.health = checks.observe(
-                self.health, check, now, passed=False, message="the probe did not end"
-            )
-            self._judge_health(now)
-            return
-        self.health = checks.probing(self.health, check, now)
-        named = check.tcp or check.http
-        ports = {p.name: p.container for p in self.assignment.template.ports}
-        self._do(
-            do.Probe(
-                uid=self.uid,
-                incarnation=self.status.incarnation,
-                check=check,
-                address=self.status.address or LOOPBACK,
-                port=ports.get(named.port, 0) if named else 0,
-            )
-        )
-
-    def _judge_health(self, now: float) -> None:
-        state = self.health
-        if state is None:
-            return
-        self._set(health=state.health)
-        if state.health is not Health.UNHEALTHY:
-            if self.status.reason == "unhealthy" and state.health is Health.HEALTHY:
-                self._set(reason="", message="")
-            return
-        self._set(reason="unhealthy", message=state.message[:MESSAGE_CHARS_MAX])
-        self._tell(now, "Unhealthy", state.message)
-        policy = self.assignment.template.restart
-        self._backoff = after_run(policy, self._backoff, lasted_s=now - self._up_since)
-        self._after_failure("unhealthy", state.message, failed=True)
-        self._take_down(now)
-
-    # -- the way down -----------------------------------------------------------------------
-
-    def _after_failure(self, reason: str, message: str, *, failed: bool) -> None:
-        """Decide what follows the container: the next incarnation, or the end."""
-        policy = self.assignment.template.restart
-        if not wants_restart(policy, failed=failed):
-            state = TaskState.FAILED if failed else TaskState.COMPLETE
-            self._outcome = Outcome(state, reason, message)
-        elif exhausted(policy, self._backoff):
-            self._outcome = Outcome(
-                TaskState.FAILED,
-                reason,
-                f"{message}; given up after {self._backoff.attempts} restarts "
-                "(restart.max_attempts)",
-            )
-
-    def _reject(self, now: float, message: str, *, reason: str) -> None:
-        self._outcome = Outcome(TaskState.REJECTED, reason, message)
-        self._finish(now)
-
-    def _shut_down(self, now: float) -> None:
-        """Told to stop before anything was there to stop."""
-        self._outcome = Outcome(TaskState.SHUTDOWN, "stopped")
-        self._finish(now)
-
-    def _stop(self, now: float) -> None:
-        if self.phase is Phase.DONE or self.phase in _REMOVING:
-            self._remove_if_wanted(now)
-            return
-        was_stopping = self.status.state is TaskState.STOPPING
-        if self._outcome is None or self._outcome.state is TaskState.SHUTDOWN:
-            self._outcome = Outcome(TaskState.SHUTDOWN, "stopped")
-        self._advance_to_at_least(TaskState.STOPPING)
-        self._set(restarting_until_at=0.0)
-        if not was_stopping:
-            self.withdrawal_due = True
-        if self.phase in (Phase.RUN, Phase.UP):
-            self._take_down(now)
-        elif self.phase is Phase.BACKOFF:
-            self._finish(now)
-        elif self.phase not in _CLEANING | _GOING_DOWN:
-            # Nothing has been executed: the commands on their way end before the deletion.
-            self._clean(now)
-
-    def _take_down(self, now: float) -> None:
-        """Out of the rules first, then the stop signal."""
-        self.health = None
-        self._enter(Phase.WITHDRAW, now + self._timing.withdraw_max_s)
-        if not (self.assignment.task.ports and self.status.address):
-            self._terminate(now)
-        elif self.unpublished():
-            # It was not in the rules: nobody can be on the way to it.
-            self._terminate(now)
-
-    def _terminate(self, now: float) -> None:
-        stop = self.assignment.template.stop
-        name = stop.signal or self._image_stop_signal or DEFAULT_STOP_SIGNAL
-        self._enter(Phase.TERM, now + stop.grace_s)
-        self._do(do.Signal(uid=self.uid, incarnation=self.status.incarnation, signal=name))
-
-    def _kill(self, now: float) -> None:
-        if self._attempts >= KILL_ATTEMPTS_MAX:
-            self._clean(now)  # which kills too, and fails with a reason
-            return
-        self._attempts += 1
-        self._enter(Phase.KILL, now + self._timing.kill_retry_s)
-        self._do(do.Kill(uid=self.uid, incarnation=self.status.incarnation))
-
-    def _clean(self, now: float) -> None:
-        self.health = None
-        self._attempts = 0
-        self._enter(Phase.DELETE)
-        if self._outcome is None and not self._wants_stop and self.status.incarnation:
-            # Said now, not after the deletion: the status tells the truth from the exit on.
-            self._set(
-                restarting_until_at=now
-                + next_delay_s(self.assignment.template.restart, self._backoff),
-                pid=0,
-            )
-        self._do(do.DeleteContainer(uid=self.uid, incarnation=self.status.incarnation))
-
-    def _detach(self) -> None:
-        self._enter(Phase.DETACH)
-        self._do(do.DetachNetwork(uid=self.uid, incarnation=self.status.incarnation))
-
-    def _cleaned(self, now: float) -> None:
-        if self._wants_stop and self._outcome is None:
-            self._outcome = Outcome(TaskState.SHUTDOWN, "stopped")
-        if self._outcome is not None:
-            self._finish(now)
-            return
-        self._set(address="")
-        if self.status.incarnation:
-            self._backoff = Backoff(self._backoff.attempts + 1)
-        self._enter(Phase.BACKOFF, self.status.restarting_until_at or now)
-        self.tick(now)
-
-    def _finish(self, now: float) -> None:
-        outcome = self._outcome
-        if outcome is None:
-            raise AssertionError(f"task {self.status.task} has no outcome to finish with")
-        if not self.finished:
-            self._advance(outcome.state)
-            self._set(
-                reason=outcome.reason or self.status.reason,
-                message=outcome.message[:MESSAGE_CHARS_MAX] or self.status.message,
-                restarting_until_at=0.0,
-                pid=0,
-                address="",
-                finished_at=self.status.finished_at or now,
-            )
-        self.health = None
-        self._enter(Phase.DONE)
-        self._remove_if_wanted(now)
-
-    def _remove_if_wanted(self, now: float) -> None:
-        if self.phase is Phase.DONE and self._wants_removal:
-            self._remove()
-
-    def _remove(self) -> None:
-        self._enter(Phase.REMOVE)
-        self._do(do.RemoveRemains(uid=self.uid))
-
-    # -- small change -----------------------------------------------------------------------
-
-    def _retry_later(self, phase: Phase, now: float) -> None:
-        self._attempts += 1
-        delay = self._timing.retry_min_s * 2.0 ** min(self._attempts - 1, 30)
-        if phase is Phase.DELETE_WAIT and self._attempts >= DELETE_ATTEMPTS_MAX:
-            # The container is dead or beyond us; the operator must see the task end all the same.
-            self._enter(Phase.UNPUBLISH, now + self._timing.withdraw_max_s)
-            self.published(now)
-            return
-        if phase is Phase.DETACH_WAIT and self._attempts >= DELETE_ATTEMPTS_MAX:
-            self._attempts = 0
-            self._cleaned(now)
-            return
-        self._enter(phase, now + min(delay, self._timing.retry_max_s))
-
-    def _enter(self, phase: Phase, deadline: float | None = None) -> None:
-        self.phase = phase
-        self.deadline = deadline
-
-    def _do(self, command: do.Command) -> None:
-        self.out.append(command)
-
-    def _tell(self, now: float, reason: str, message: str, *, bad: bool = True) -> None:
-        """People look for it at the task; what is no trouble is shown with its service."""
-        event = Event(
-            namespace=self.status.namespace,
-            id="",
-            kind="task",
-            name=self.status.task,
-            reason=reason,
-            message=message[:MESSAGE_CHARS_MAX],
-            severity=Severity.WARNING if bad else Severity.INFO,
-            node=self.status.node,
-            first_at=now,
-            last_at=now,
-        )
-        self._do(do.Tell(event=event))
-
-    def _advance(self, state: TaskState) -> None:
-        self.status = advance(self.status, state)
-
-    def _advance_to_at_least(self, state: TaskState) -> None:
-        if RANK[self.status.state] < RANK[state]:
-            self._advance(state)
-
-    def _set(self, **changes: object) -> None:
-        self.status = replace(self.status, **changes)  # type: ignore[arg-type]
 
 
 def _describe(event: Exited, assignment: Assignment) -> tuple[str, str]:
