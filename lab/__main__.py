@@ -22,14 +22,14 @@ from lab.state import FILE
 NAME_DEFAULT = "lab"
 NEXT = """
 Next, with .venv/bin on your PATH (export PATH=$PWD/.venv/bin:$PATH):
-  bay get                            what runs
-  bay describe web                   where, and why
-  bay apply examples/web-v2.yaml     an update without a lost request
-  bay apply examples/web-bad.yaml    one that fails, and rolls back by itself
-  bay logs -f web                    what it writes
-  bay exec -it web -- sh             a shell in it
-  bay lab kill h1; bay events -f     lose a host, and watch its tasks come back elsewhere
-  make stop                          end all of it"""
+  bay get                                    what runs
+  bay describe web                           where, and why
+  bay apply examples/updates/web-v2.yaml     an update without a lost request
+  bay apply examples/updates/web-bad.yaml    one that fails, and rolls back by itself
+  bay logs -f web                            what it writes
+  bay exec -it web -- sh                     a shell in it
+  bay lab kill h1; bay events -f             lose a host, and watch its tasks come back elsewhere
+  make stop                                  end all of it"""
 
 
 def _directory(given: str | None, name: str) -> Path:

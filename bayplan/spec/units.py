@@ -64,6 +64,19 @@ def duration_s(text: str) -> float:
     return round(seconds, 6)
 
 
+def duration_text(seconds: float) -> str:
+    """As one would type it: `2m`, `1m30s`, `500ms`, `0s`. What `duration_s` reads back, to the
+    millisecond."""
+    left = round(seconds * 1000)
+    text = ""
+    for unit in ("d", "h", "m", "s", "ms"):
+        size = round(DURATION_UNITS[unit] * 1000)
+        if left >= size:
+            text += f"{left // size}{unit}"
+            left %= size
+    return text or "0s"
+
+
 def cpu_millis(text: str) -> int:
     """Cores (`0.5`, `2`) or thousandths (`500m`) to thousandths. Raises NotAnAmount."""
     if _CPU.fullmatch(text) is None:

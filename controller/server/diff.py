@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from enum import Enum
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from bayplan.model.resources import Resources
 from bayplan.model.service import (
@@ -21,12 +21,19 @@ from bayplan.model.service import (
     SecretReference,
     ServiceSpec,
     Spread,
-    TaskTemplate,
     Toleration,
 )
+from bayplan.model.workload import WorkloadKind
+from bayplan.spec.units import duration_text
 
 _NAMED: Final = {"env": "name", "ports": "name", "mounts": "target", "files": "path"}
 _UNSET: Final = (None, "", (), 0, False)
+_OF_KIND: Final[Mapping[WorkloadKind, Mapping[str, str]]] = {
+    WorkloadKind.JOB: {"restart condition": "never"},
+    WorkloadKind.CRON: {"restart condition": "never"},
+    WorkloadKind.DAEMON: {"update max_surge": "0", "update max_unavailable": "1"},
+}
+"""What specs of a kind have without being asked, where it is not the model's own default."""
 _LINE_MAX: Final = 300
 
 
@@ -47,7 +54,7 @@ def _scalar(name: str, value: Any) -> str:
     if name.endswith("_millis") and isinstance(value, int):
         return f"{value / 1000:g}"
     if name.endswith("_s") and isinstance(value, int | float):
-        return f"{value:g}s"
+        return duration_text(value)
     if name == "mode" and isinstance(value, int):
         return f"{value:04o}"
     return str(value)
@@ -66,7 +73,7 @@ def _leaf(name: str, value: Any) -> str | None:
         case SecretReference():
             return f"secret {value.name}/{value.key}"
         case EnvVar():
-            return _leaf(name, value.secret) if value.secret else value.value
+            return _leaf(name, value.secret) if value.secret else value.value or '""'
         case Constraint():
             return value.text or f"{value.key} {value.operator} {', '.join(value.values)}"
         case Preference():
@@ -91,40 +98,80 @@ def _leaf(name: str, value: Any) -> str | None:
     return _scalar(name, value)
 
 
-def _flatten(value: Any, prefix: str = "", named: str = "") -> Iterator[tuple[str, str]]:
+class _Value(NamedTuple):
+    """`text` empty: nothing is set. `usual`: it is what one gets without asking."""
+
+    text: str
+    usual: bool
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
+
+
+def _flatten(value: Any, prefix: str = "", named: str = "") -> Iterator[tuple[str, _Value]]:
     """`named`: the field that is in the prefix already."""
     for field in dataclasses.fields(value):
         inner = getattr(value, field.name)
         if field.name == named:
             continue
-        if inner in _UNSET and not isinstance(value, Resources):
-            continue
+        usual = inner == _default(field)
         path = prefix + _title(field.name)
-        if field.name in _NAMED and isinstance(inner, tuple):
+        amount = isinstance(value, Resources) or (isinstance(inner, int | float) and not usual)
+        if inner in _UNSET and not amount:
+            yield path, _Value("", usual=True)
+        elif field.name in _NAMED and isinstance(inner, tuple):
             for entry in inner:
                 by = _NAMED[field.name]
                 yield from _entry(f"{path} {getattr(entry, by)}", field.name, entry, by)
         elif isinstance(inner, Mapping):
             for key in sorted(inner):
-                yield f"{path} {key}", str(inner[key])
+                yield f"{path} {key}", _Value(str(inner[key]), usual=False)
         else:
-            yield from _entry(path, field.name, inner)
+            yield from _entry(path, field.name, inner, usual=usual)
 
 
-def _entry(path: str, name: str, value: Any, named: str = "") -> Iterator[tuple[str, str]]:
+def _entry(
+    path: str, name: str, value: Any, named: str = "", *, usual: bool = False
+) -> Iterator[tuple[str, _Value]]:
     leaf = _leaf(name, value)
     if leaf is not None:
-        yield path, leaf
+        yield path, _Value(leaf, usual)
     else:
         yield from _flatten(value, path + " ", named)
 
 
-def _flat(spec: ServiceSpec) -> dict[str, str]:
+def _flat(spec: ServiceSpec) -> dict[str, _Value]:
     found = dict(_flatten(dataclasses.replace(spec, replicas=None)))
     # The template's fields stand at the top of what the operator writes.
     for policy in ("template ", "job ", "cron "):
-        found = {path.removeprefix(policy): text for path, text in found.items()}
+        found = {path.removeprefix(policy): value for path, value in found.items()}
+    for path, text in _OF_KIND.get(spec.kind, {}).items():
+        if path in found and found[path].text == text:
+            found[path] = _Value(text, usual=True)
     return found
+
+
+_NOTHING: Final = _Value("", usual=True)
+
+
+def _line(path: str, before: _Value | None, after: _Value | None, *, new: bool) -> str:
+    """What is said of one field; empty: nothing. A part that comes or goes as a whole (a health
+    check, a port) is said by what was typed of it."""
+    was, now = (before or _NOTHING).text, (after or _NOTHING).text
+    if before is None or after is None:
+        only = before or after
+        if only is None or only.usual:
+            return ""
+    elif was == now:
+        return ""
+    if new:
+        return f"{path}: {now}"
+    if not was:
+        return f"{path}: added: {now}"
+    return f"{path}: {was} -> {now}" if now else f"{path}: removed (was {was})"
 
 
 def summary(old: ServiceSpec | None, new: ServiceSpec) -> list[str]:
@@ -132,19 +179,11 @@ def summary(old: ServiceSpec | None, new: ServiceSpec) -> list[str]:
     not compared: what they become depends on what was scaled."""
     before = _flat(old) if old is not None else {}
     after = _flat(new)
-    if old is None:
-        # What everybody gets without asking is not worth a line.
-        usual = _flat(ServiceSpec(name="", template=TaskTemplate(image="")))
-        after = {path: text for path, text in after.items() if usual.get(path) != text}
     lines = []
     for path in [*after, *(p for p in before if p not in after)]:
-        if before.get(path) == after.get(path) or path in ("name", "namespace", "kind"):
+        if path in ("name", "namespace", "kind"):
             continue
-        if path not in before:
-            line = f"{path}: {after[path]}" if old is None else f"{path}: added: {after[path]}"
-        elif path not in after:
-            line = f"{path}: removed (was {before[path]})"
-        else:
-            line = f"{path}: {before[path]} -> {after[path]}"
-        lines.append(line if len(line) <= _LINE_MAX else line[: _LINE_MAX - 1] + "…")
+        line = _line(path, before.get(path), after.get(path), new=old is None)
+        if line:
+            lines.append(line if len(line) <= _LINE_MAX else line[: _LINE_MAX - 1] + "…")
     return lines

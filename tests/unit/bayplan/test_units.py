@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bayplan.model.units import format_bytes, format_cpu, format_span
+from bayplan.spec.units import duration_s, duration_text
 
 
 @pytest.mark.parametrize(
@@ -29,3 +30,9 @@ def test_cpu(millis: int, expected: str) -> None:
 def test_span(seconds: float, expected: str) -> None:
     """Two units, and never `1h0m`."""
     assert expected == format_span(seconds)
+
+
+@pytest.mark.parametrize("text", ["0s", "500ms", "10s", "2m", "1m30s", "6h", "1d12h", "1s250ms"])
+def test_durations_as_typed(text: str) -> None:
+    """What is read is written the same way."""
+    assert duration_text(duration_s(text)) == text

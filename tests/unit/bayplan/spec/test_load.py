@@ -38,10 +38,17 @@ def service(text: str) -> ServiceSpec:
     return document.object
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda p: p.name)
+@pytest.mark.parametrize("path", sorted(EXAMPLES.rglob("*.yaml")), ids=lambda p: p.name)
 def test_each_example_is_valid(path: Path) -> None:
     """The examples work as they are."""
     assert load([str(path)])
+
+
+def test_the_examples_can_be_applied_together() -> None:
+    """Each is another object. Later versions of one stand below, and are versions of one."""
+    names = {d.object.name for d in load([str(EXAMPLES)])}
+    assert {"web", "shop", "cache"} <= names
+    assert {d.object.name for p in EXAMPLES.glob("updates/*") for d in load([str(p)])} <= names
 
 
 def test_fields_become_the_model() -> None:
@@ -117,7 +124,7 @@ def test_source_is_what_was_typed() -> None:
 
 def test_source_can_be_applied_again() -> None:
     """What `get -o spec` prints means the same."""
-    for path in sorted(EXAMPLES.glob("*.yaml")):
+    for path in sorted(EXAMPLES.rglob("*.yaml")):
         for document in load([str(path)]):
             if document.source:
                 assert parse(document.source)[0].object == document.object
@@ -171,7 +178,7 @@ def test_a_secret_reads_files_beside_it_and_no_others(tmp_path: Path) -> None:
             load([str(specs / "s.yaml")])
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda p: p.name)
+@pytest.mark.parametrize("path", sorted(EXAMPLES.rglob("*.yaml")), ids=lambda p: p.name)
 def test_the_schema_agrees_with_the_examples(path: Path) -> None:
     """What we read, editors find right, short forms included."""
     validator = jsonschema.Draft202012Validator(json_schema())
