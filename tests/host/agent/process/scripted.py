@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -36,11 +37,27 @@ from bayplan.wire.acceptance import accept
 from bayplan.wire.convert import from_pb, to_pb
 from tests.patience import PATIENCE
 
-UPLINK, PEER = "agtt0", "agtt1"
-CONTROLLER, HOST = "10.199.77.1", "10.199.77.2"
+
+def _number() -> tuple[int, socket.socket]:
+    """One that no other run of these tests on this machine has, as long as the socket is open."""
+    for number in range(32):
+        held = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            held.bind(f"\0bayplan-agent-test-{number}")
+        except OSError:
+            held.close()
+        else:
+            return number, held
+    raise RuntimeError("32 runs of these tests at once are enough")
+
+
+NUMBER, _HELD = _number()
+UPLINK, PEER = f"agtt{NUMBER}", f"agtp{NUMBER}"
+CONTROLLER, HOST = f"10.199.{100 + 2 * NUMBER}.1", f"10.199.{100 + 2 * NUMBER}.2"
+SUBNET = f"10.199.{101 + 2 * NUMBER}.0/24"
 PORT = 17443
-CGROUP = "/bayplan-agent-test"
-SUBNET = "10.199.78.0/24"
+CGROUP = f"/bayplan-agent-test-{NUMBER}"
+BRIDGE = "agtbr0"
 IMAGE = "bb:1"
 APPLETS = ("sh", "sleep", "cat", "echo", "httpd", "nc", "id", "kill", "true", "env", "hostname")
 DEADLINE_S = 15.0 * PATIENCE
@@ -70,6 +87,7 @@ class Controller(DispatcherServicer):
         self._context: Any = None
         self._sequence = 0
         self._changed = asyncio.Condition()
+        self._writing = asyncio.Lock()
         self._server: Any = None
 
     async def start(self) -> None:
@@ -99,25 +117,30 @@ class Controller(DispatcherServicer):
                 self._note(message.hello.statuses)
                 node = Node(name="h1", uid="n1", subnet=SUBNET)
                 welcome = pb.Welcome(protocol=1, heartbeat_interval_s=0.5, node=to_pb(node))
-                await context.write(pb.ControllerMessage(welcome=welcome))
+                await self._write(context, pb.ControllerMessage(welcome=welcome))
                 operators = pb.Operators(serials=self.operators)
-                await context.write(pb.ControllerMessage(operators=operators))
+                await self._write(context, pb.ControllerMessage(operators=operators))
                 everything = [to_pb(a) for a in self.assignments.values()]
                 full = pb.AssignmentSet(sequence=1, complete=True, assignments=everything)
-                await context.write(pb.ControllerMessage(assignments=full))
+                await self._write(context, pb.ControllerMessage(assignments=full))
             elif kind == "statuses":
                 self._note(message.statuses.statuses)
                 ack = pb.StatusAck(sequence=message.statuses.sequence)
-                await context.write(pb.ControllerMessage(ack=ack))
+                await self._write(context, pb.ControllerMessage(ack=ack))
             elif kind == "heartbeat":
                 beat = pb.HeartbeatAck(sent_at=message.heartbeat.sent_at, received_at=time.time())
-                await context.write(pb.ControllerMessage(heartbeat=beat))
+                await self._write(context, pb.ControllerMessage(heartbeat=beat))
             elif kind == "ack":
                 self.acks.append(message.ack)
             elif kind == "goodbye":
                 self.goodbyes.append(message.goodbye)
             async with self._changed:
                 self._changed.notify_all()
+
+    async def _write(self, context: Any, message: pb.ControllerMessage) -> None:
+        """gRPC takes one message of a stream at a time."""
+        async with self._writing:
+            await context.write(message)
 
     def _note(self, statuses: Any) -> None:
         for status in (from_pb(TaskStatus, s) for s in statuses):
@@ -163,7 +186,7 @@ class Controller(DispatcherServicer):
             assignments=[to_pb(a) for a in assignments],
             removed_uids=removed,
         )
-        await self._context.write(pb.ControllerMessage(assignments=delta))
+        await self._write(self._context, pb.ControllerMessage(assignments=delta))
         return self._sequence
 
     async def open(self, uid: str, **request: Any) -> tuple[asyncio.Queue[Any], asyncio.Queue[Any]]:
@@ -171,7 +194,7 @@ class Controller(DispatcherServicer):
         name = os.urandom(8).hex()
         self.tunnels[name] = (asyncio.Queue(), asyncio.Queue())
         tunnel = pb.OpenTunnel(tunnel=name, task_uid=uid, **request)
-        await self._context.write(pb.ControllerMessage(open_tunnel=tunnel))
+        await self._write(self._context, pb.ControllerMessage(open_tunnel=tunnel))
         return self.tunnels[name]
 
     async def until(self, what: Callable[[], object], deadline_s: float = DEADLINE_S) -> None:
@@ -245,7 +268,7 @@ class Machine:
                     "nsenter", f"--net=/proc/{self._holder.pid}/ns/net",
                     sys.executable, "-m", "agent", "run",
                     "--state-dir", str(self.state), "--cgroup-root", CGROUP,
-                    "--bridge", "agtbr0", *flags,
+                    "--bridge", BRIDGE, *flags,
                 ],
                 stdout=log, stderr=log,
             )  # fmt: skip
