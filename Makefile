@@ -96,7 +96,7 @@ optima: .state/optima.json ## find them anew, after a change of the instances
 
 .PHONY: soak
 soak: $(VENV)/dev.stamp ## what takes longer: thousands of start/stop cycles and seeds
-	$(BIN)/python -m pytest -q -m soak -p no:timeout tests
+	$(BIN)/python -m pytest -q -m soak tests
 
 .PHONY: bench
 bench: $(VENV)/dev.stamp ## measure everything docs/benchmarks.md reports (about 15 minutes)

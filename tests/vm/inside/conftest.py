@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.vm.inside.installed import CONTROLLER, Installed
+from tests.vm.inside.installed import AGENT, CONTROLLER, Installed
 
 GUEST_MARK = Path("/usr/local/sbin/bayplan-job")
 TIMEOUT_S = 600
+JOURNAL_CHARS_MAX = 60_000
 SERVICES = """\
 kind: Service
 name: web
@@ -43,6 +44,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(TIMEOUT_S))
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What the units said while the test ran comes along with its failure."""
+    report = yield
+    if report.failed and "tests/vm/inside" in str(item.path):
+        since = f"--since=@{call.start:.0f}"
+        command = ["journalctl", "--no-pager", "-o", "short-precise", since]
+        command += ["-u", AGENT, "-u", CONTROLLER]
+        said = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+        report.sections.append(("journal", said[-JOURNAL_CHARS_MAX:]))
+    return report
+
+
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
     """Controller and agent under systemd, joined by a token, two services running."""
@@ -53,8 +69,5 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
         host.apply(SERVICES)
         host.running("web", 2)
         yield host
-    except BaseException:
-        print(host.journal(CONTROLLER), host.journal())
-        raise
     finally:
         subprocess.run(["systemctl", "stop", "bayplan-agent", "bayplan-controller"], timeout=120)
