@@ -71,14 +71,14 @@ FORKING := tests/host/runtime tests/host/conformance tests/host/shim tests/host/
 
 .PHONY: test
 test: check ## everything that is to pass before a change lands (root, under 15 minutes)
-	$(BIN)/python -m pytest -q -n 2 tests/unit tests/golden tests/oracle tests/simulation
+	$(BIN)/python -m pytest -q -n 2 -m "not soak" tests/unit tests/golden tests/oracle tests/simulation
 	$(BIN)/python -m pytest -q -m "not soak" $(FORKING)
 	$(BIN)/python -m pytest -q -m "not soak" $(FORKING:%=--ignore=%) tests/integration tests/host tests/e2e
 
 .PHONY: test-vm
 test-vm: $(VENV)/dev.stamp ## the same on systemd and cgroup v2, in a guest that is thrown away (root)
 	$(BIN)/python -m tests.vm.guest --timeout 3000 \
-	  BAYPLAN_TEST_PATIENCE=10 python3 -m pytest -q --color=no tests/host/runtime tests/host/shim tests/vm/inside
+	  BAYPLAN_TEST_PATIENCE=10 python3 -m pytest -q --color=no -m "not soak" tests/host/runtime tests/host/shim tests/vm/inside
 
 .PHONY: test-oracle
 test-oracle: .state/optima.json ## have CP-SAT confirm the optima that `pack` is held against
@@ -96,7 +96,9 @@ optima: .state/optima.json ## find them anew, after a change of the instances
 
 .PHONY: soak
 soak: $(VENV)/dev.stamp ## what takes longer: thousands of start/stop cycles and seeds
-	$(BIN)/python -m pytest -q -m soak tests
+	$(BIN)/python -m pytest -q -m soak $(FORKING)
+	$(BIN)/python -m pytest -q -m soak $(FORKING:%=--ignore=%) tests/host
+	$(BIN)/python -m pytest -q -n 2 -m soak tests/simulation
 
 .PHONY: bench
 bench: $(VENV)/dev.stamp ## measure everything docs/benchmarks.md reports (about 15 minutes)

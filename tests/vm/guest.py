@@ -17,6 +17,7 @@ import compileall
 import fcntl
 import hashlib
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -193,7 +194,7 @@ def payload(folder: Path, command: list[str]) -> Path:
     # Compiling takes an emulated machine minutes. The files carry their sources' times along.
     compileall.compile_dir(tree, ddir="/opt/bayplan", quiet=2)
     environment(tree)
-    (tree / "command").write_text(" ".join(command) + "\n")
+    (tree / "command").write_text(shlex.join(command) + "\n")
     disk = folder / "payload.img"
     pack(tree, disk, 2 << 30)
     shutil.rmtree(tree)

@@ -13,8 +13,6 @@ from agent.shims import Shims
 from tests.host.shim.conftest import MakeBundle, cgroups, next_exit, processes_of
 from tests.patience import PATIENCE
 
-CYCLES = 100
-
 
 def counted(shims: Shims) -> dict[str, int]:
     """What a container could leave: descriptors here and in the zygote, mounts, children."""
@@ -26,9 +24,15 @@ def counted(shims: Shims) -> dict[str, int]:
     }
 
 
-@pytest.mark.timeout(120)
-async def test_a_hundred_cycles_leave_nothing(
-    shims: Shims, bundle: MakeBundle, state: Path
+@pytest.mark.parametrize(
+    "cycles",
+    [
+        pytest.param(100, marks=pytest.mark.timeout(120)),
+        pytest.param(2000, marks=[pytest.mark.soak, pytest.mark.timeout(1800)]),
+    ],
+)
+async def test_cycles_leave_nothing(
+    shims: Shims, bundle: MakeBundle, state: Path, cycles: int
 ) -> None:
     """Processes, descriptors, mounts, cgroups and files as before."""
 
@@ -40,7 +44,7 @@ async def test_a_hundred_cycles_leave_nothing(
 
     await cycle("warm-up")
     before = counted(shims)
-    for number in range(CYCLES):
+    for number in range(cycles):
         await cycle(f"cycle-{number}")
     async with asyncio.timeout(5 * PATIENCE):
         while processes_of(state):
