@@ -67,7 +67,7 @@ check: $(VENV)/dev.stamp ## style, types, import contracts, generated code
 
 # These fork, as the runtime does, and so run in a process that has never loaded gRPC, whose threads
 # do not survive a fork and hold descriptors of their own.
-FORKING := tests/host/runtime tests/host/conformance tests/host/shim tests/host/images
+FORKING := tests/host/runtime tests/host/conformance tests/host/escapes tests/host/shim tests/host/images
 
 .PHONY: test
 test: check ## everything that is to pass before a change lands (root, under 15 minutes)

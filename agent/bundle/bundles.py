@@ -126,6 +126,7 @@ class Bundles:
             "layers": [str(layer) for layer in image.layers],
             "upper": str(overlay / "upper"),
             "work": str(overlay / "work"),
+            "resolved": sorted(set(sources.binds.values())),
         }
         (directory / "rootfs").mkdir(mode=0o755, exist_ok=True)
         _write(directory / "layers.json", json.dumps(layers), 0o600)

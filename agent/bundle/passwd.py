@@ -57,17 +57,18 @@ def _account(name: str, layers: Sequence[Path]) -> tuple[str, User] | None:
         login, _, uid, gid, _, home = fields[:6]
         if not (uid.isdecimal() and gid.isdecimal()):
             continue
-        if login == name or (by_id is not None and int(uid) == by_id):
+        # A number never means a name: an image could call its root "1000" (CVE-2016-3697).
+        if (login == name) if by_id is None else (int(uid) == by_id):
             return login, User(uid=_id(uid), gid=_id(gid), home=home or "/")
     return None
 
 
 def _group(group: str, layers: Sequence[Path]) -> int:
+    if group.isdecimal():
+        return _id(group)
     for fields in _entries(layers, "group", 3):
         if fields[0] == group and fields[2].isdecimal():
             return _id(fields[2])
-    if group.isdecimal():
-        return _id(group)
     raise UnknownUser(
         f'the image has no group "{group}" in /etc/group',
         hint="name one it has, or write a numeric id",

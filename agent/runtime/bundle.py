@@ -17,11 +17,13 @@ _FILE_MAX_BYTES = 16 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layers:
-    """An overlay root: `lower` lowest first; `upper` and `work` are siblings in one directory."""
+    """An overlay root: `lower` lowest first; `upper` and `work` are siblings in one directory.
+    `resolved`: sources of bind mounts whose way has no links, and so must not have any later."""
 
     lower: tuple[Path, ...]
     upper: Path
     work: Path
+    resolved: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,4 +76,5 @@ def _layers(field: Field) -> Layers:
     work = Path(field.get("work").absolute_path())
     if upper.parent != work.parent or upper == work:
         raise field.get("work").fail("must be a sibling of upper (both lie on one mount)")
-    return Layers(lower=lower, upper=upper, work=work)
+    resolved = frozenset(member.absolute_path() for member in field.get("resolved").items())
+    return Layers(lower=lower, upper=upper, work=work, resolved=resolved)

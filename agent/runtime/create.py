@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from agent.runtime import cgroups, channel, hooks, idmaps, labels, options, rootfs
+from agent.runtime import cgroups, channel, execute, hooks, idmaps, labels, options, rootfs
 from agent.runtime.bundle import Bundle
 from agent.runtime.cgroups import Cgroup
 from agent.runtime.cgroups.hierarchy import UNIFIED, remove
@@ -141,6 +141,8 @@ def _spawn(init: Init, sibling: bool, cloner: Cloner | None) -> tuple[int, int]:
             cgroup_fd = os.open(unified, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             opened.callback(os.close, cgroup_fd)
         offsets = linux.time_offsets if linux.namespaces.get("time") == "" else None
+        if init.joined_mounts:
+            init.stdio = opened.enter_context(execute.with_null(init.stdio))
         try:
             if cloner is not None:
                 return cloner(flags, joins, init, cgroup_fd=cgroup_fd, time_offsets=offsets)

@@ -62,7 +62,7 @@ def exec_(
             last_capability=preloaded.last_capability, private_users="user" in state.namespaces,
             preserve=preserve, personality=config.linux.personality,
         )  # fmt: skip
-        with theirs:
+        with theirs, execute.with_null(stdio) as child.stdio:
             pid, pidfd = spawn(0, [(target, flags)], child.begin, sibling=sibling)
         on_failure = undo.enter_context(contextlib.ExitStack())
         on_failure.callback(os.close, pidfd)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NoReturn
 
 from agent.runtime import labels
@@ -27,12 +28,33 @@ _RESET = tuple(
 _RESET_RAW = tuple(number for number in signals.ignored() if number >= 32)
 
 
+def open_null() -> int:
+    """The null device of the mounts we are in."""
+    return os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+
+
+@contextlib.contextmanager
+def with_null(stdio: Stdio) -> Iterator[Stdio]:
+    """With the host's null device for what is missing. In a container's mounts /dev/null is what
+    the container made of it, and who enters it may open more than the container: a node of the
+    host's disk would become the standard input of the next command."""
+    null = open_null()
+    try:
+        yield Stdio(
+            stdin=null if stdio.stdin is None else stdio.stdin,
+            stdout=null if stdio.stdout is None else stdio.stdout,
+            stderr=null if stdio.stderr is None else stdio.stderr,
+        )
+    finally:
+        os.close(null)
+
+
 def arrange_stdio(stdio: Stdio, keep: Sequence[int]) -> None:
-    """Put the descriptors on 0, 1 and 2 and close every other one but those of `keep`."""
-    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    """Put the descriptors on 0, 1 and 2 and close every other one but those of `keep`. For who is
+    in the mounts of a container already, all three must be there (`with_null`)."""
     wanted = (stdio.stdin, stdio.stdout, stdio.stderr)
     # Copied up first: one that is already below 3 must not be overwritten before its turn.
-    copies = [os.dup(null if fd is None else fd) for fd in wanted]
+    copies = [open_null() if fd is None else os.dup(fd) for fd in wanted]
     while min(copies) < 3:
         copies = [os.dup(fd) for fd in copies]
     for number, fd in enumerate(copies):
@@ -75,6 +97,8 @@ def become(
     os.setgroups(process.user.additional_gids)
     os.setresgid(process.user.gid, process.user.gid, process.user.gid)
     os.setresuid(process.user.uid, process.user.uid, process.user.uid)
+    # Changing ids made us dumpable as fs.suid_dumpable says; until execve nobody may trace us.
+    credentials.prctl(credentials.PR_SET_DUMPABLE, 0)
     _change_directory(process)
     credentials.prctl(credentials.PR_SET_KEEPCAPS, 0)
     permitted, inheritable = wanted.permitted & had, wanted.inheritable & had

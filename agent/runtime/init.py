@@ -184,7 +184,7 @@ class Init:
         if config.process.terminal:
             self.step = "opening the terminal"
             master, slave = terminal.open_pair(root, config.process)
-            terminal.bind_console(root, master)
+            terminal.bind_console(root, slave)
         self.step = "masking paths"
         masks.read_only(root, linux.readonly_paths)
         masks.mask(root, linux.masked_paths)

@@ -5,6 +5,7 @@ Only the host's root may id-map a mount, and only it may read the layers' direct
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,7 +15,7 @@ from agent.runtime.bundle import Bundle, Layers
 from agent.runtime.failure import RuntimeFailure, reason
 from agent.runtime.options import Options
 from agent.runtime.spec import Linux, Mount
-from agent.syscalls import credentials, descriptors, mounts, namespaces, processes
+from agent.syscalls import credentials, descriptors, mounts, namespaces, paths, processes
 
 
 def root(bundle: Bundle, userns_fd: int, held: ExitStack, *, overlay_by_fd: bool) -> int:
@@ -134,7 +135,10 @@ def bind_source(bundle: Bundle, mount: Mount, wanted: Options, userns_fd: int) -
     """A bind mount's source, detached, with its attributes and id mapping applied."""
     source = mount.source if mount.source.startswith("/") else str(bundle.path / mount.source)
     try:
-        fd = mounts.open_tree(os.fsencode(source), recursive=wanted.recursive)
+        if bundle.layers is not None and source in bundle.layers.resolved:
+            fd = _without_links(source, recursive=wanted.recursive)
+        else:
+            fd = mounts.open_tree(os.fsencode(source), recursive=wanted.recursive)
     except OSError as error:
         raise RuntimeFailure(f"{source}: {reason(error)}", f"{mount.path}.source") from error
     try:
@@ -149,6 +153,23 @@ def bind_source(bundle: Bundle, mount: Mount, wanted: Options, userns_fd: int) -
         os.close(fd)
         raise
     return fd
+
+
+def _without_links(source: str, *, recursive: bool) -> int:
+    """A container that may write above the source can put a link in its way after the agent has
+    checked it (the class of CVE-2017-1002101)."""
+    try:
+        fd = paths.openat2(
+            mounts.AT_FDCWD, os.fsencode(source), os.O_PATH, resolve=paths.RESOLVE_NO_SYMLINKS
+        )
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise RuntimeFailure(f"{source} has become a link, or leads through one") from error
+    try:
+        return mounts.open_tree(b"", at=fd, recursive=recursive)
+    finally:
+        os.close(fd)
 
 
 def _map_ids(fd: int, mount: Mount, wanted: Options, userns_fd: int) -> None:

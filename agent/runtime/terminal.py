@@ -8,18 +8,23 @@ import struct
 import termios
 
 from agent.runtime import inside
+from agent.runtime.failure import RuntimeFailure
 from agent.runtime.spec import Process
-from agent.syscalls import mounts
+from agent.syscalls import mounts, paths
 
 _TIOCSPTLCK = 0x40045431
 _TIOCGPTPEER = 0x5441
-_TIOCGPTN = 0x80045430
+_PTMX = os.makedev(5, 2)
 
 
 def open_pair(root: int, process: Process) -> tuple[int, int]:
     """(master, slave); the slave is opened through the master, so that no path of the container
-    can stand in for it."""
-    master = inside.open_path(root, "/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY)
+    can stand in for it, and the master is one of a devpts, whatever was mounted or linked there."""
+    master = inside.open_path(root, "/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
+    if paths.filesystem_type(master) != paths.DEVPTS_MAGIC or os.fstat(master).st_rdev != _PTMX:
+        os.close(master)
+        raise RuntimeFailure("/dev/pts/ptmx in the container is no pseudo terminal multiplexer")
+    os.set_blocking(master, True)
     fcntl.ioctl(master, _TIOCSPTLCK, struct.pack("i", 0))
     slave = fcntl.ioctl(master, _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
     if process.console_rows and process.console_columns:
@@ -33,14 +38,13 @@ def resize(master: int, rows: int, columns: int) -> None:
     fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
 
-def bind_console(root: int, master: int) -> None:
-    """Put the terminal on /dev/console."""
-    number = struct.unpack("I", fcntl.ioctl(master, _TIOCGPTN, bytes(4)))[0]
-    fd = inside.open_path(root, f"/dev/pts/{number}")
-    copy = mounts.open_tree(b"", at=fd)
+def bind_console(root: int, slave: int) -> None:
+    """Put the terminal on /dev/console: the opened one, not what its name leads to by now
+    (CVE-2025-52565)."""
+    copy = mounts.open_tree(b"", at=slave)
     target = inside.make_target(root, "/dev/console", directory=False)
     mounts.move_mount(copy, target)
-    for opened in (fd, copy, target):
+    for opened in (copy, target):
         os.close(opened)
 
 

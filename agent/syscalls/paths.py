@@ -14,6 +14,8 @@ RESOLVE_BENEATH = 0x08
 RESOLVE_IN_ROOT = 0x10
 PROC_MAGIC = 0x9FA0
 SYSFS_MAGIC = 0x62656572
+DEVPTS_MAGIC = 0x1CD1
+_ATTEMPTS_MAX = 256
 
 
 class _OpenHow(ctypes.Structure):
@@ -23,8 +25,17 @@ class _OpenHow(ctypes.Structure):
 
 
 def openat2(at: int, path: bytes, flags: int, *, mode: int = 0, resolve: int) -> int:
-    """A close-on-exec descriptor; `resolve` is how links and mounts on the way are treated."""
+    """A close-on-exec descriptor; `resolve` is how links and mounts on the way are treated.
+
+    The kernel gives up with EAGAIN where it cannot rule out that a rename somewhere on the host
+    led it out (openat2(2)); a neighbour that renames all the time must not keep us from a path.
+    """
     how = _OpenHow(flags=flags | os.O_CLOEXEC, mode=mode, resolve=resolve)
+    for _ in range(_ATTEMPTS_MAX - 1):
+        try:
+            return call("openat2", at, path or b".", how, ctypes.sizeof(how))
+        except BlockingIOError:
+            continue
     return call("openat2", at, path or b".", how, ctypes.sizeof(how))
 
 

@@ -62,3 +62,10 @@ def test_links_lead_nowhere(tmp_path: Path) -> None:
     (other / "etc").symlink_to("/etc")
     with pytest.raises(UnknownUser):
         resolve("daemon", [other])
+
+
+def test_a_number_is_no_name(tmp_path: Path) -> None:
+    """An image cannot make root of a numeric id by calling its root so (CVE-2016-3697)."""
+    layers = [a_layer(tmp_path / "a", passwd="1000:x:0:0::/:\n", group="2000:x:0:\n")]
+    assert resolve("1000:2000", layers) == User(uid=1000, gid=2000)
+    assert resolve("1000", layers) == User(uid=1000, gid=0)

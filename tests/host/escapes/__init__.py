@@ -1,0 +1,1 @@
+"""Attempts to get out of a container, from inside it and by its image."""
