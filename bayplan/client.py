@@ -389,9 +389,22 @@ class Client:
     async def uncordon(self, node: str) -> control.ChangeResponse:
         return await self._change("Uncordon", control.NodeRequest(node=node))
 
-    async def drain(self, node: str, *, force: bool = False) -> control.ChangeResponse:
-        """`force`: stop tasks whose volume is on the node, too."""
-        return await self._change("Drain", control.NodeRequest(node=node, force=force))
+    async def drain(
+        self, node: str, *, force: bool = False, deadline_s: float = 0.0, dry_run: bool = False
+    ) -> control.ChangeResponse:
+        """`force`: stop tasks whose volume is on the node, too; `deadline_s`: stop the others then,
+        whatever budgets say; `dry_run`: only say what would become of each."""
+        request = control.NodeRequest(
+            node=node, force=force, deadline_s=deadline_s, dry_run=dry_run
+        )
+        return await self._change("Drain", request)
+
+    async def taint_node(
+        self, node: str, taints: Sequence[Any], remove: Sequence[str] = ()
+    ) -> control.ChangeResponse:
+        """`taints`: `types_pb2.Taint`; `remove`: keys."""
+        request = control.TaintNodeRequest(node=node, set=taints, remove=remove)
+        return await self._change("TaintNode", request)
 
     async def label_node(
         self, node: str, labels: dict[str, str], remove: Sequence[str] = ()

@@ -69,6 +69,7 @@ class Node:
     `certificate_serials` (hex) are the certificates the node may still use; removing the node
     revokes them all. `subnet` is the IPv4 network of the node's containers (CIDR).
     `drain_volumes`: while it drains, tasks whose volume is here are stopped, too.
+    `drain_until_at`: from then on the others are stopped, whatever budgets say (0: never).
     """
 
     name: str
@@ -81,6 +82,7 @@ class Node:
     joined_at: float = 0.0
     taints: tuple[Taint, ...] = ()
     drain_volumes: bool = False
+    drain_until_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -328,9 +328,35 @@ class UpdatePolicy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DisruptionBudget:
+    """How many tasks may be missing by the cluster's own doing: drains, updates, rebalancing and
+    preemption together. Exactly one of the two is set; tasks that fail count, too."""
+
+    max_unavailable: Portion | None = None
+    min_available: Portion | None = None
+
+    def allows(self, total: int) -> int:
+        """Of `total` tasks. A percentage is rounded so that more tasks stay."""
+        if self.max_unavailable is not None:
+            part = self.max_unavailable
+            return min(total, total * part.percent // 100 if part.percent else part.count)
+        part = self.min_available or Portion()
+        least = -(-total * part.percent // 100) if part.percent else part.count
+        return max(0, total - least)
+
+    @property
+    def text(self) -> str:
+        """As it is written in a spec."""
+        if self.max_unavailable is not None:
+            return f"max_unavailable {self.max_unavailable.text}"
+        return f"min_available {(self.min_available or Portion()).text}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceSpec:
     """A document of any kind of workload. `replicas` None: keep what `bay scale` set, 1 for a
-    new service. A higher `priority` is placed first, and may take the room of a lower one. `job`
+    new service. A higher `priority` is placed first, and may take the room of a lower one. Tasks
+    of a lost node are replaced when it has been lost for `node_loss_grace_s`. `job`
     is there for a job and for a cron, which makes such jobs."""
 
     name: str
@@ -341,6 +367,8 @@ class ServiceSpec:
     placement: Placement = field(default_factory=Placement)
     update: UpdatePolicy = field(default_factory=UpdatePolicy)
     priority: int = 0
+    disruption: DisruptionBudget | None = None
+    node_loss_grace_s: float = 0.0
     kind: WorkloadKind = WorkloadKind.SERVICE
     job: JobPolicy | None = None
     cron: CronPolicy | None = None
@@ -411,6 +439,8 @@ class Rollout:
     `gates_passed` counts gates of the update policy. It waits at the next since
     `waiting_since_at`, and until `waits_until_at` (0: until it is told). Failures before
     `resumed_at` do not count. `live_hashes`: the templates whose tasks get traffic (empty: all).
+    Whoever uses up some of a disruption budget counts `disruptions` up, so that two who do so at
+    the same time conflict.
     """
 
     namespace: str
@@ -428,6 +458,7 @@ class Rollout:
     waits_until_at: float = 0.0
     resumed_at: float = 0.0
     live_hashes: tuple[str, ...] = ()
+    disruptions: int = 0
 
     def gets_traffic(self, template_hash: str) -> bool:
         """Whether published ports may lead to tasks of this template."""

@@ -103,6 +103,7 @@ def validate(spec: ServiceSpec) -> list[Problem]:
         *_priority(spec.priority),
         *_update(spec.update),
         *_gates(spec),
+        *_disruption(spec),
         *_workload(spec),
     ]
 
@@ -660,6 +661,25 @@ def _cron(name: str, cron: CronPolicy) -> Iterator[Problem]:
     ):
         if not 0 <= count <= KEEP_MAX:
             yield Problem((field,), f"{count} is out of range; write 0 to {KEEP_MAX}")
+
+
+def _disruption(spec: ServiceSpec) -> Iterator[Problem]:
+    if spec.node_loss_grace_s < 0:
+        yield Problem(("node_loss_grace",), "is less than nothing; write e.g. 2m")
+    budget = spec.disruption
+    if budget is None:
+        return
+    if (budget.max_unavailable is None) == (budget.min_available is None):
+        yield Problem(
+            ("disruption",), "wants one of max_unavailable and min_available; write e.g. 1 or 20%"
+        )
+    stop_first = not spec.update.max_surge
+    if stop_first and spec.replicas and not budget.allows(spec.replicas):
+        yield Problem(
+            ("disruption",),
+            f"lets none of {spec.replicas} tasks go, and with max_surge 0 none could ever be "
+            "updated or moved; write max_surge: 1, or a larger budget",
+        )
 
 
 def _gates(spec: ServiceSpec) -> Iterator[Problem]:

@@ -16,6 +16,7 @@ from bayplan.model.secret import Secret
 from bayplan.model.service import (
     Affinity,
     DeviceRequest,
+    DisruptionBudget,
     EnvVar,
     ExecCheck,
     HealthCheck,
@@ -45,6 +46,7 @@ from bayplan.spec.fields import (
     CronFields,
     DaemonFields,
     DaemonUpdateFields,
+    DisruptionFields,
     HealthFields,
     JobFields,
     MountFields,
@@ -74,7 +76,13 @@ def workload(fields: TaskFields, namespace: str) -> tuple[ServiceSpec, list[Prob
     match fields:
         case ServiceFields():
             update = _update(fields.update, fields.replicas, problems)
-            spec = replace(spec, replicas=fields.replicas, update=update)
+            spec = replace(
+                spec,
+                replicas=fields.replicas,
+                update=update,
+                disruption=_disruption(fields.disruption),
+                **_given(node_loss_grace_s=fields.node_loss_grace),
+            )
         case DaemonFields():
             spec = replace(spec, update=_daemon_update(fields.update))
         case CronFields():
@@ -126,6 +134,15 @@ def _daemon_update(fields: DaemonUpdateFields) -> UpdatePolicy:
         ),
         canary=_portion(fields.canary),
         pause_after=tuple(p for t in fields.pause_after if (p := _portion(t)) is not None),
+    )
+
+
+def _disruption(fields: DisruptionFields | None) -> DisruptionBudget | None:
+    if fields is None:
+        return None
+    return DisruptionBudget(
+        max_unavailable=_portion(fields.max_unavailable),
+        min_available=_portion(fields.min_available),
     )
 
 

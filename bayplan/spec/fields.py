@@ -344,6 +344,17 @@ class UpdateFields(Fields):
     )
 
 
+class DisruptionFields(Fields):
+    """What drains, updates, rebalancing and preemption together leave of a service; one of both."""
+
+    max_unavailable: CountOrPercentage | None = Field(
+        default=None, description="most tasks missing: a count, or a percentage rounded down"
+    )
+    min_available: CountOrPercentage | None = Field(
+        default=None, description="fewest tasks serving: a count, or a percentage rounded up"
+    )
+
+
 class CapabilityFields(Fields):
     """Changes to the usual set of Linux capabilities."""
 
@@ -409,6 +420,12 @@ class ServiceFields(TaskFields):
         default=RestartFields(), description="restarts in place, by the host"
     )
     update: UpdateFields = Field(default=UpdateFields(), description="rolling update policy")
+    disruption: DisruptionFields | None = Field(
+        default=None, description="how many tasks may be missing by the cluster's own doing"
+    )
+    node_loss_grace: Duration | None = Field(
+        default=None, description="how long tasks of a lost node are waited for: 0s"
+    )
 
 
 class DaemonUpdateFields(Fields):

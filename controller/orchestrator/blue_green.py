@@ -101,7 +101,8 @@ def _one(slot: _Slot, group: Sequence[Observed], generation: int) -> tuple[Chang
     last = best(moving)
     for observed in here:
         reason = situation.moving(observed) or "another task has its slot"
-        if observed is last and not (keep is not None and keep.serving):
+        kept = observed is last and not (keep is not None and keep.serving)
+        if kept and not situation.overdue(observed):
             continue  # it serves until its successor does
         if observed is not keep:
             _end(slot, observed, reason)

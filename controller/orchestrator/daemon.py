@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 
 from bayplan.model.node import NodeState
 from bayplan.model.service import Placement, SlotMark
-from controller.orchestrator.fit import unfit
+from controller.orchestrator.fit import evicted, unfit
 from controller.orchestrator.situation import Observed, Pins
 from controller.tables import Stored, Tables
 
@@ -25,14 +25,15 @@ REACHED = frozenset({NodeState.READY, NodeState.SUSPECT})
 
 
 def eligible(tables: Tables, placement: Placement) -> dict[str, NodeState]:
-    """The nodes that satisfy `require`, by name, with their states."""
+    """The nodes that satisfy `require`, and do not evict, by name, with their states."""
     found = {}
     for key, stored in sorted(tables.nodes.items()):
         status = tables.nodestatus.get(key)
         if status is None:
             continue
         attributes = status.value.report.attributes
-        if not unfit(placement, key[1], stored.value.labels, attributes):
+        fits = not unfit(placement, key[1], stored.value.labels, attributes)
+        if fits and not evicted(placement, stored.value):
             found[key[1]] = status.value.state
     return found
 

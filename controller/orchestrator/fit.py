@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from bayplan.model.matching import holds
+from bayplan.model.matching import holds, tolerated
+from bayplan.model.node import Node, TaintEffect
 from bayplan.model.service import Constraint, Placement
 
 
@@ -16,6 +17,14 @@ def unfit(
     for constraint in placement.require:
         if not _holds(constraint, node, labels, attributes):
             return f"{node} does not satisfy {constraint.text or constraint.key}"
+    return ""
+
+
+def evicted(placement: Placement, node: Node) -> str:
+    """The taint of the node that moves the task away; empty: it may stay."""
+    for taint in node.taints:
+        if taint.effect is TaintEffect.EVICT and not tolerated(taint, placement.tolerate):
+            return f"{node.name} is tainted {taint.text}"
     return ""
 
 

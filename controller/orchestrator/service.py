@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from bayplan.model.event import Severity
 from bayplan.model.service import RolloutState
 from bayplan.model.task import DesiredState, TaskState
-from controller.orchestrator import blue_green, deletion, gates, job, rollout
+from controller.orchestrator import blue_green, budget, deletion, gates, job, rollout
 from controller.orchestrator.decision import (
     UNPLACED_MAX,
     Decision,
@@ -48,6 +48,14 @@ class _Slot:
 
 def decide(situation: Situation, now: float) -> Decision:
     """All that follows from the situation at `now`. Conflicting groups are decided again."""
+    decision = _decide(situation, now)
+    for at in situation.times:
+        if at > now:
+            decision.wake(at)
+    return decision
+
+
+def _decide(situation: Situation, now: float) -> Decision:
     service = situation.service.value
     if service.deleting:
         return deletion.delete(situation)
@@ -182,9 +190,10 @@ def _settle_slot(
     target = slot.target
     if target is not None and slot.current is not None:
         proven = rollout.proven_at(situation, phase.rollout, target)
+        overdue = situation.moving(slot.current) and situation.overdue(slot.current)
         if phase.keeps_old and not situation.moving(slot.current):
             pass  # its traffic goes to the new tasks; it stays to switch back to
-        elif proven is not None and proven <= now:
+        elif overdue or (proven is not None and proven <= now):
             reason = situation.moving(slot.current) or f"replaced by {target.task.name}"
             _retire(situation, slot.number, slot.current, reason, decision)
             slot.current = None
@@ -290,8 +299,9 @@ def _replace(
     unavailable = update.max_unavailable
     if not surge and not unavailable:
         unavailable = 1
+    unavailable = budget.bound(situation, unavailable)
     doubled = sum(1 for s in slots if s.target is not None and s.current is not None)
-    uncovered = sum(1 for s in slots if not s.covered)
+    uncovered = len(situation.wanted_slots) - sum(1 for s in slots if s.covered)
     unproven = [s for s in slots if s.current is None and not _proven(situation, phase, s, now)]
     in_flight = doubled + len(unproven)
     waiting = [s for s in slots if s.target is None and s.current is not None]
@@ -302,7 +312,9 @@ def _replace(
         moving = situation.moving(current)
         generation = _successor_generation(situation, phase, slot.number, current)
         exchange = False
-        if not slot.covered:
+        if moving and situation.overdue(current):
+            exchange = True
+        elif not slot.covered:
             exchange = bool(moving) or in_flight < surge + unavailable
         elif doubled < surge:
             delay_s = backoff_s(situation, slot.tasks) if slot.tasks[-1].final else 0.0
@@ -317,7 +329,11 @@ def _replace(
         if exchange:
             in_flight += 1
             reason = moving or "a newer version replaces it"
-            _exchange(situation, slot, current, generation, reason, now, decision)
+            takes = slot.covered and not situation.overdue(current)
+            spends = _spends(situation, phase) if takes else ()
+            _exchange(situation, slot, current, generation, reason, now, decision, spends)
+            if spends:
+                return  # the budget is written with each use
 
 
 def _successor_generation(
@@ -337,6 +353,13 @@ def _proven(situation: Situation, phase: Phase, slot: _Slot, now: float) -> bool
     return at is not None and at <= now
 
 
+def _spends(situation: Situation, phase: Phase) -> Sequence[Change]:
+    """What is written for a task that is taken away before its successor serves."""
+    if situation.rollout is None or situation.service.value.spec.disruption is None:
+        return ()
+    return (budget.spend(situation.rollout, phase.rollout),)
+
+
 def _exchange(
     situation: Situation,
     slot: _Slot,
@@ -345,10 +368,11 @@ def _exchange(
     reason: str,
     now: float,
     decision: Decision,
+    spends: Sequence[Change],
 ) -> None:
     """The predecessor goes now; its successor starts with its end where the policy has no room
     for both, else at once."""
-    changes: list[Change] = [require_service(situation), *retire(current, reason)]
+    changes: list[Change] = [require_service(situation), *spends, *retire(current, reason)]
     if not current.task.node or not _waits_for_end(situation):
         changes.extend(_create(situation, slot, generation, now, 0.0, ""))
     decision.add(*changes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -23,12 +24,15 @@ WANTED = frozenset({DesiredState.READY, DesiredState.RUNNING})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeFacts:
-    """What matters of a node here. `revision` is that of its status (0: it has none)."""
+    """What matters of a node here. It is in `state` since `since_at`; `revision` is that of its
+    status (0: it has none)."""
 
     name: str
     state: NodeState = NodeState.UNKNOWN
     draining: bool = False
     drain_volumes: bool = False
+    drain_until_at: float = 0.0
+    since_at: float = 0.0
     revision: int = 0
 
 
@@ -97,7 +101,7 @@ class Situation:
     """One workload at one revision. `nodes` holds the nodes its tasks are on, if they exist.
     `misplaced`: uids of tasks whose node no longer fits `require`, with the reason. Of a daemon,
     `pins` says which node each wanted slot is for, and `held` which slots are left as they are,
-    since their node is lost. `run` is a job's."""
+    since their node is lost. `run` is a job's; `now` the time it is looked at."""
 
     service: Stored[Service]
     versions: Mapping[int, Stored[ServiceVersion]] = field(default_factory=dict)
@@ -109,6 +113,7 @@ class Situation:
     pins: Mapping[int, str] = field(default_factory=dict)
     held: frozenset[int] = frozenset()
     run: Stored[Run] | None = None
+    now: float = math.inf
 
     @property
     def daemon(self) -> bool:
@@ -144,12 +149,34 @@ class Situation:
         volume is not, while its node may return: nothing else can take its place, and a second
         task there would share the volume with the first. Nor is a daemon's, which is for its
         node alone."""
-        if observed.final or not self.lost(observed):
+        if observed.final or not self.lost(observed) or self.now < self.given_up_at(observed):
             return False
         if self.daemon:
             return observed.task.node not in self.nodes
         kept = keeps_volume(self.service.value, observed) and observed.task.node in self.nodes
         return not kept
+
+    def given_up_at(self, observed: Observed) -> float:
+        """When a task on a lost node is not waited for any longer; 0 where the node is not lost,
+        or was removed."""
+        node = self.nodes.get(observed.task.node)
+        if node is None or node.state is not NodeState.LOST:
+            return 0.0
+        return node.since_at + self.service.value.spec.node_loss_grace_s
+
+    @property
+    def times(self) -> list[float]:
+        """When nodes are to be drained, and when tasks of lost ones are given up."""
+        grace_s = self.service.value.spec.node_loss_grace_s
+        found = [n.drain_until_at for n in self.nodes.values() if n.draining]
+        lost = [n for n in self.nodes.values() if n.state is NodeState.LOST]
+        return found + [n.since_at + grace_s for n in lost]
+
+    def overdue(self, observed: Observed) -> bool:
+        """Its node was to be drained by now."""
+        node = self.nodes.get(observed.task.node)
+        until_at = node.drain_until_at if node is not None and node.draining else 0.0
+        return bool(until_at) and self.now >= until_at
 
     def moving(self, observed: Observed) -> str:
         """Why the task has to leave its node in good order; empty: it may stay. A daemon's stays
@@ -185,6 +212,7 @@ def situation(
     marks: Iterable[Key],
     misplaced: Mapping[str, str] | None = None,
     pins: Pins | None = None,
+    now: float = math.inf,
 ) -> Situation | None:
     """The situation of the service at `key`, whose tasks, versions and marks have the keys given
     (an index knows them). None: there is no such service."""
@@ -209,6 +237,7 @@ def situation(
         pins=pins.pins if pins is not None else {},
         held=pins.held if pins is not None else frozenset(),
         run=tables.runs.get(key),
+        now=now,
     )
 
 
@@ -224,6 +253,8 @@ def _facts(tables: Tables, names: Iterable[str]) -> dict[str, NodeFacts]:
             state=status.value.state if status else NodeState.UNKNOWN,
             draining=node.value.draining,
             drain_volumes=node.value.drain_volumes,
+            drain_until_at=node.value.drain_until_at,
+            since_at=status.value.state_since_at if status else 0.0,
             revision=status.mod_revision if status else 0,
         )
     return facts

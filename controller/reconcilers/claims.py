@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from bayplan.model.event import Severity
 from bayplan.model.task import DesiredState, Task
 from controller.orchestrator import Note
+from controller.orchestrator.situation import WANTED
+from controller.reconcilers.budgets import spent
 from controller.scheduler import Preemption
 from controller.scheduler.snapshot import occupies
 from controller.tables import Change, Changes, Key, Kind, Put, Require, Stored, Tables
@@ -15,10 +17,12 @@ from controller.tables import Change, Changes, Key, Kind, Put, Require, Stored, 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The node a task waits for, and the tasks that end for it."""
+    """The node a task waits for, the tasks whose end it waits for, and those of them that are
+    told to end for it."""
 
     node: str
     victims: tuple[tuple[Key, str], ...]
+    told: tuple[tuple[Key, str], ...] = ()
 
 
 class Claims:
@@ -36,14 +40,19 @@ class Claims:
     def __contains__(self, uid: object) -> bool:
         return uid in self._claims
 
-    def keep(self, waiting: Collection[str], tables: Tables) -> None:
-        """Forget claims of tasks that wait no more, and those whose victims have all ended: what
-        is still lacking then is looked for anew."""
+    def keep(self, waiting: Collection[str], tables: Tables) -> set[str]:
+        """Forget claims of tasks that wait no more, those whose victims have all ended, and those
+        whose victims were not told to end after all, since something changed meanwhile: what is
+        still lacking then is looked for anew. Returns whose claims were forgotten."""
+        before = self._claims
         self._claims = {
             uid: claim
             for uid, claim in self._claims.items()
-            if uid in waiting and any(_holds(key, of, tables) for key, of in claim.victims)
+            if uid in waiting
+            and any(_holds(key, of, tables) for key, of in claim.victims)
+            and not any(_untold(key, of, tables) for key, of in claim.told)
         }
+        return before.keys() - self._claims.keys()
 
     def groups(
         self, preemptions: Iterable[Preemption], stored: Mapping[str, Stored[Task]], tables: Tables
@@ -76,10 +85,16 @@ class Claims:
                     )
                 )
             if preemption.victims:
-                groups.append(tuple(changes))
+                groups.append((*changes, *spent(preemption, tables)))
+            told = tuple(keys)
             keys += [((o.task.namespace, o.task.name), o.task.uid) for o in preemption.leaving]
-            self._claims[preemption.uid] = Claim(preemption.node, tuple(keys))
+            self._claims[preemption.uid] = Claim(preemption.node, tuple(keys), told)
         return groups, notes
+
+
+def _untold(key: Key, uid: str, tables: Tables) -> bool:
+    found = tables.tasks.get(key)
+    return found is not None and found.value.uid == uid and found.value.desired in WANTED
 
 
 def _holds(key: Key, uid: str, tables: Tables) -> bool:

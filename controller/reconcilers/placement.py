@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from bayplan.model.event import Severity
@@ -14,6 +14,7 @@ from bayplan.pace import Pace
 from controller.orchestrator import Note, Observed, refusals
 from controller.orchestrator.naming import version_key
 from controller.orchestrator.situation import started
+from controller.reconcilers.budgets import Budgets
 from controller.reconcilers.claims import Claims
 from controller.reconcilers.events import fold
 from controller.reconcilers.index import Index
@@ -54,15 +55,6 @@ class Request:
     rules: Rules
 
 
-Disruptable = Callable[[Tables], Mapping[str, int]]
-"""Service uid -> how many of its tasks may be ended now, by the disruption budgets."""
-
-
-def no_budgets(_: Tables) -> Mapping[str, int]:
-    """Every service may lose any number of tasks to others of higher priority."""
-    return {}
-
-
 class Placement:
     """`prepare` picks the tasks, `plan` may run in another thread, `apply` makes changes of it."""
 
@@ -72,14 +64,13 @@ class Placement:
         self,
         seed: int = 0,
         policy: PlacementPolicy = PlacementPolicy.SPREAD,
-        disruptable: Disruptable = no_budgets,
     ) -> None:
         self._index = Index()
         self._cluster = ClusterIndex(changed)
         self._claims = Claims()
         self._seed = seed
         self._policy = policy
-        self._disruptable = disruptable
+        self._budgets = Budgets()
         self._unplaced: dict[str, Explanation] = {}
         self._tried: set[str] = set()
         self._stale = True
@@ -89,7 +80,7 @@ class Placement:
         self._again_at: dict[str, float] = {}
 
     def reset(self) -> None:
-        self.__init__(self._seed, self._policy, self._disruptable)  # type: ignore[misc]
+        self.__init__(self._seed, self._policy)  # type: ignore[misc]
 
     def why(self, task_uid: str) -> str:
         """Why the task has no node, as of the last plan; empty: nothing is known against it."""
@@ -107,6 +98,7 @@ class Placement:
     def prepare(self, tables: Tables, now: float) -> Request | None:
         """The tasks to place now; None: there is nothing that was not tried in vain already."""
         delta = self._index.advance(tables)
+        self._budgets.update(self._index, delta.services)
         self._stale |= delta.freed or delta.membership
         waiting = self._due(tables, now)
         uids = {stored.value.uid for stored in waiting}
@@ -117,14 +109,15 @@ class Placement:
             self._tried.clear()
             self._stale = False
             self._retry_at = now + RETRY_S
-        self._claims.keep(uids, tables)
+        # Who has waited for this room takes it before anybody else does.
+        self._tried -= self._claims.keep(uids, tables)
         chosen = self._chosen(waiting)
         if not chosen:
             return None
         self._seed += 1
         self._cluster.update(tables)
         pending = tuple(p for s in chosen if (p := self._pending(s.value, now)) is not None)
-        rules = Rules(policy=self._policy, disruptable=self._disruptable(tables), preempt=True)
+        rules = Rules(policy=self._policy, disruptable=self._budgets.left, preempt=True)
         stored = {s.value.uid: s for s in chosen}
         return Request(tables, self._cluster.view(), pending, stored, self._seed, rules)
 

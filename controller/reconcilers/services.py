@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Mapping
 
+from bayplan.model.node import Node, TaintEffect
 from bayplan.model.workload import WorkloadKind
 from controller.orchestrator import (
     Decision,
@@ -15,12 +17,12 @@ from controller.orchestrator import (
     reap,
     situation,
 )
-from controller.orchestrator.fit import unfit
+from controller.orchestrator.fit import evicted, unfit
 from controller.orchestrator.situation import Pins
 from controller.reconcilers.events import fold
 from controller.reconcilers.index import Index
 from controller.reconcilers.loop import Step
-from controller.tables import Changes, Key, Tables
+from controller.tables import Changes, Key, Stored, Tables
 
 REAP_GROUPS_MAX = 200
 WAKE_MIN_S = 0.01
@@ -36,6 +38,8 @@ class Services:
         self._index = Index()
         self._wakes: list[tuple[float, Key]] = []
         self._wake_of: dict[Key, float] = {}
+        self._seen_nodes: Mapping[Key, Stored[Node]] = {}
+        self._evicts = False
 
     def reset(self) -> None:
         """Forget what was looked at: the next step decides everything anew."""
@@ -85,6 +89,7 @@ class Services:
             marks=sorted(index.marks_of.get(key, ())),
             misplaced=self._misplaced(key),
             pins=self._pins(key) if service.value.spec.kind is WorkloadKind.DAEMON else None,
+            now=now,
         )
         if found is None:
             return None
@@ -112,10 +117,20 @@ class Services:
         placement = tables.services[key].value.spec.placement
         return pin(tables, placement, tasks, {m.value.slot: m for m in marks})
 
+    def _evicting(self) -> bool:
+        """Whether any node has a taint that moves tasks away."""
+        nodes = self._index.tables.nodes
+        if self._seen_nodes is not nodes:
+            self._seen_nodes = nodes
+            self._evicts = any(
+                t.effect is TaintEffect.EVICT for n in nodes.values() for t in n.value.taints
+            )
+        return self._evicts
+
     def _misplaced(self, key: Key) -> dict[str, str]:
         tables = self._index.tables
         service = tables.services.get(key)
-        if service is None or not service.value.spec.placement.require:
+        if service is None or not (service.value.spec.placement.require or self._evicting()):
             return {}
         placement = service.value.spec.placement
         found = {}
@@ -125,7 +140,9 @@ class Services:
             status = tables.nodestatus.get(("", task.node))
             if node is None or status is None:
                 continue
-            why = unfit(placement, task.node, node.value.labels, status.value.report.attributes)
+            why = evicted(placement, node.value) or unfit(
+                placement, task.node, node.value.labels, status.value.report.attributes
+            )
             if why:
                 found[task.uid] = why
         return found

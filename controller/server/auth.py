@@ -75,6 +75,7 @@ RULES: Final[Mapping[str, Rule]] = {
     CONTROL + "Uncordon": _WRITE,
     CONTROL + "Drain": _WRITE,
     CONTROL + "LabelNode": _WRITE,
+    CONTROL + "TaintNode": _WRITE,
     CONTROL + "Exec": Rule(Need.EXEC),
     CONTROL + "RemoveNode": _ADMIN,
     CONTROL + "CreateToken": _ADMIN,

@@ -9,15 +9,17 @@ from dataclasses import replace
 from typing import Final
 
 from bayplan.model.errors import Conflict, InvalidSpec, NotFound
-from bayplan.model.node import Node
+from bayplan.model.node import Node, Taint, TaintEffect
 from bayplan.model.task import Task
 from bayplan.wire._pb.bayplan.v1 import control_pb2 as control
 from controller.server.intent import Desk, Outcome, event, plural, said
+from controller.server.views.drains import foretold
 from controller.server.views.nodes import Drain, keeps, names
 from controller.server.views.tasks import present
 from controller.store.base import Change, Delete, Key, Kind, Put, Tables
 
 LABELS_MAX: Final = 100
+TAINTS_MAX: Final = 20
 _LABEL_KEY = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9._/-]{0,61}[a-zA-Z0-9])?")
 _LABEL_VALUE = re.compile(r"[\w.:/@+-]{0,253}")
 _NODE_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
@@ -53,8 +55,17 @@ def tasks_on(tables: Tables, name: str) -> int:
 
 
 def _update(
-    desk: Desk, old: Node, new: Node, revision: int, reason: str, lines: Sequence[str], effect: str
+    desk: Desk,
+    old: Node,
+    new: Node,
+    revision: int,
+    reason: str,
+    lines: Sequence[str],
+    effect: str,
+    *,
+    shown: Sequence[str] = (),
 ) -> Outcome:
+    """`lines` are what changes of the node, also for the event; `shown` what follows."""
     key: Key = ("", old.name)
     if old == new:
         return Outcome((), (said("Node", key, "unchanged"),))
@@ -63,7 +74,7 @@ def _update(
         Put(Kind.NODE, key, new, revision),
         event(desk, "node", "", old.name, reason, message, node=old.name),
     )
-    return Outcome(changes, (said("Node", key, "update", summary=lines, effect=effect),))
+    return Outcome(changes, (said("Node", key, "update", summary=[*lines, *shown], effect=effect),))
 
 
 def cordon(desk: Desk, name: str) -> Outcome:
@@ -75,15 +86,19 @@ def cordon(desk: Desk, name: str) -> Outcome:
 def uncordon(desk: Desk, name: str) -> Outcome:
     """Ends a drain, too."""
     old, revision = find_node(desk.tables, name)
-    new = replace(old, cordoned=False, draining=False, drain_volumes=False)
+    new = replace(old, cordoned=False, draining=False, drain_volumes=False, drain_until_at=0.0)
     return _update(desk, old, new, revision, "Uncordoned", [], "new tasks may be placed here")
 
 
-def drain(desk: Desk, name: str, force: bool = False) -> Outcome:
+def drain(desk: Desk, name: str, force: bool = False, deadline_s: float = 0.0) -> Outcome:
     """A drained node stays cordoned, so that it can be worked on. `force`: tasks whose volume is
-    here are stopped, although they can run nowhere else."""
+    here are stopped, although they can run nowhere else. `deadline_s` (0: none): after it the
+    others are stopped whatever budgets and update policies say."""
     old, revision = find_node(desk.tables, name)
-    new = replace(old, cordoned=True, draining=True, drain_volumes=force)
+    if deadline_s < 0:
+        raise InvalidSpec("a deadline is not in the past; write e.g. --deadline 10m")
+    until_at = desk.now + deadline_s if deadline_s else 0.0
+    new = replace(old, cordoned=True, draining=True, drain_volumes=force, drain_until_at=until_at)
     here = Drain.of(desk.tables, new, present_on(desk.tables, name))
     effect = f"moves {plural(len(here.moving), 'task')} elsewhere"
     if here.kept:
@@ -91,7 +106,32 @@ def drain(desk: Desk, name: str, force: bool = False) -> Outcome:
     elif force and (bound := [t for t in here.moving if keeps(desk.tables, t)]):
         effect += f" or, with a volume here, stops them ({names(bound)})"
     effect += f"; `bay node uncordon {name}` ends it"
-    return _update(desk, old, new, revision, "Draining", [], effect)
+    lines = foretold(desk.tables, here.moving, here.kept)
+    return _update(desk, old, new, revision, "Draining", [], effect, shown=lines)
+
+
+def taint(desk: Desk, name: str, taints: Sequence[Taint], remove: Sequence[str]) -> Outcome:
+    """A taint of the same key is replaced. Raises NotFound where one to remove is not there."""
+    old, revision = find_node(desk.tables, name)
+    for given in taints:
+        if not _LABEL_KEY.fullmatch(given.key) or not _LABEL_VALUE.fullmatch(given.value):
+            raise InvalidSpec(f"{given.text[:80]!r} is not a taint; write e.g. gpu=a100:refuse")
+    held = {t.key: t for t in old.taints}
+    if missing := [key for key in remove if key not in held]:
+        raise NotFound(f"node {name} has no taint {', '.join(missing)}")
+    wanted = {k: t for k, t in held.items() if k not in remove} | {t.key: t for t in taints}
+    if len(wanted) > TAINTS_MAX:
+        raise InvalidSpec(f"a node has at most {TAINTS_MAX} taints, these would be {len(wanted)}")
+    new = replace(old, taints=tuple(wanted[key] for key in sorted(wanted)))
+    lines = [f"taint {t.text}: added" for t in new.taints if held.get(t.key) != t]
+    lines += [f"taint {held[key].text}: removed" for key in sorted(remove)]
+    effects = {
+        TaintEffect.EVICT: "tasks that do not tolerate it move elsewhere, those with a volume stop",
+        TaintEffect.REFUSE: "tasks that do not tolerate it are no longer placed here",
+        TaintEffect.AVOID: "tasks that do not tolerate it are placed here last",
+    }
+    effect = "; ".join(effects[e] for e in dict.fromkeys(t.effect for t in taints))
+    return _update(desk, old, new, revision, "Tainted", lines, effect)
 
 
 def label(desk: Desk, name: str, labels: Mapping[str, str], remove: Sequence[str]) -> Outcome:

@@ -11,6 +11,7 @@ from typing import Any
 from bayplan import pki
 from bayplan.model.errors import InvalidSpec, NotFound
 from bayplan.model.identity import Role, TokenPurpose
+from bayplan.model.node import Taint
 from bayplan.model.secret import Secret
 from bayplan.model.service import ServiceSpec
 from bayplan.model.validate import REPLICAS_MAX
@@ -18,7 +19,7 @@ from bayplan.wire._pb.bayplan.v1 import control_pb2 as control
 from bayplan.wire._pb.bayplan.v1 import dispatcher_pb2 as dispatcher
 from bayplan.wire._pb.bayplan.v1 import types_pb2
 from bayplan.wire._pb.bayplan.v1.control_pb2_grpc import ControlServicer
-from bayplan.wire.convert import from_pb
+from bayplan.wire.convert import UnknownValue, from_pb
 from controller.server import applying, intent, nodes, people, rollouts, runs
 from controller.server.auth import CALLER
 from controller.server.intent import Desk, Outcome
@@ -70,11 +71,8 @@ class Writes(ControlServicer):
             prune_namespaces=tuple(request.prune_namespaces),
         )
         if request.dry_run:
-            tables = self._parts.store.tables
-            desk = Desk(
-                tables=tables, caller=CALLER.get().name, now=self._parts.now(), new_uid=new_uid
-            )
-            return control.ApplyResponse(changes=decide(desk).said, revision=tables.revision)
+            said = self._foretell(decide)
+            return control.ApplyResponse(changes=said.changes, revision=said.revision)
         done = await self._parts.commit(decide)
         return control.ApplyResponse(changes=done.changes, revision=done.revision)
 
@@ -154,7 +152,29 @@ class Writes(ControlServicer):
         return await self._parts.commit(lambda desk: nodes.uncordon(desk, request.node))
 
     async def Drain(self, request: control.NodeRequest, context: Any) -> control.ChangeResponse:
-        return await self._parts.commit(lambda desk: nodes.drain(desk, request.node, request.force))
+        def decide(desk: Desk) -> Outcome:
+            return nodes.drain(desk, request.node, request.force, request.deadline_s)
+
+        if request.dry_run:
+            return self._foretell(decide)
+        return await self._parts.commit(decide)
+
+    def _foretell(self, decide: Callable[[Desk], Outcome]) -> control.ChangeResponse:
+        """What would be said, without a write."""
+        tables = self._parts.store.tables
+        desk = Desk(tables=tables, caller=CALLER.get().name, now=self._parts.now(), new_uid=new_uid)
+        return control.ChangeResponse(changes=decide(desk).said, revision=tables.revision)
+
+    async def TaintNode(
+        self, request: control.TaintNodeRequest, context: Any
+    ) -> control.ChangeResponse:
+        try:
+            taints = [from_pb(Taint, t) for t in request.set]
+        except UnknownValue as error:
+            raise InvalidSpec(str(error)) from None
+        return await self._parts.commit(
+            lambda desk: nodes.taint(desk, request.node, taints, list(request.remove))
+        )
 
     async def LabelNode(
         self, request: control.LabelNodeRequest, context: Any

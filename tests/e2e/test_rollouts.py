@@ -18,18 +18,18 @@ def words(answers: set[str]) -> set[str]:
 
 
 def test_a_canary_is_promoted_without_a_failed_request(cluster: Rig) -> None:
-    """One task of three is new until `bay rollout promote`; status says what it waits for."""
+    """One task of six is new until `bay rollout promote`; status says what it waits for."""
     policy = "{max_surge: 1, monitor: 500ms, progress_deadline: 30s, canary: 1}"
-    first = a_service("shop", ports=PUBLISHED, update=policy)
+    first = a_service("shop", replicas="6", ports=PUBLISHED, update=policy)
     cluster.bay("apply", "-", stdin=first)
-    second = a_service("shop", ports=PUBLISHED, update=policy, env="{GREETING: two}")
+    second = a_service("shop", replicas="6", ports=PUBLISHED, update=policy, env="{GREETING: two}")
     with load(list(cluster.hosts.values()), 8090) as traffic:
         said = cluster.bay("apply", "-", stdin=second, timeout_s=60)
-        assert "canary: 1 of 3 tasks is v2 and good" in said
+        assert "canary: 1 of 6 tasks is v2 and good" in said
         view = cluster.service("shop")
         assert (view["replicas_updated"], view["replicas_ready"], view["status"]) == (
             1,
-            3,
+            6,
             "waiting",
         )
         status = cluster.bay("rollout", "status", "shop")
@@ -44,13 +44,13 @@ def test_a_canary_is_promoted_without_a_failed_request(cluster: Rig) -> None:
 def test_blue_green_switches_and_switches_back_without_a_failed_request(cluster: Rig) -> None:
     """Nobody sees the new version before promote, nor the old one after it; abort is instant."""
     policy = "{strategy: blue_green, monitor: 500ms, progress_deadline: 30s, keep_old: 5m}"
-    cluster.bay("apply", "-", stdin=a_service("shop", ports=PUBLISHED, update=policy))
+    cluster.bay("apply", "-", stdin=a_service("shop", replicas="6", ports=PUBLISHED, update=policy))
     old = cluster.runs("shop")
-    second = a_service("shop", ports=PUBLISHED, update=policy, env="{GREETING: two}")
+    second = a_service("shop", replicas="6", ports=PUBLISHED, update=policy, env="{GREETING: two}")
     hosts = list(cluster.hosts.values())
     with load(hosts, 8090) as before:
         said = cluster.bay("apply", "-", stdin=second, timeout_s=60)
-        assert "all 3 tasks of v2 are good, without traffic" in said
+        assert "all 6 tasks of v2 are good, without traffic" in said
         time.sleep(1)
     assert (before.failures, words(before.answers)) == ([], {"one"})
     with load(hosts, 8090) as switching:
@@ -66,5 +66,5 @@ def test_blue_green_switches_and_switches_back_without_a_failed_request(cluster:
     with load(hosts, 8090) as back:
         time.sleep(0.5)
     assert (back.failures, words(back.answers)) == ([], {"one"})
-    cluster.ready("shop", 3)
+    cluster.ready("shop", 6)
     assert {name: run for name, run in cluster.runs("shop").items() if name in old} == old

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from bayplan.model.node import NodeState
 from bayplan.model.resources import Resources
-from bayplan.model.service import RolloutState
+from bayplan.model.service import RolloutState, UpdateStrategy
 from bayplan.model.task import FINAL, RANK, DesiredState, Task, TaskState
 from controller.scheduler.snapshot import occupies
 from controller.store.cache import changed
@@ -57,7 +57,10 @@ class Watch:
             assert count <= 2, f"slot {slot} holds {count} tasks that are to run"
         for name, count in live.items():
             service = tables.services["default", name].value
-            most = service.replicas + max(SURGE_MAX, service.spec.update.max_surge)
+            policy = service.spec.update
+            most = service.replicas + max(SURGE_MAX, policy.max_surge)
+            if policy.strategy is UpdateStrategy.BLUE_GREEN:
+                most += service.replicas
             assert count <= most, f"{name} has {count} live tasks, {most} are allowed"
         for namespace, name in tables.status:
             assert (namespace, name) in tables.tasks, f"status {name} has no task"

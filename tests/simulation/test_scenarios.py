@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from bayplan.model.node import NodeState
-from bayplan.model.service import OnFailure, RolloutState, UpdatePolicy
+from bayplan.model.service import (
+    DisruptionBudget,
+    OnFailure,
+    Portion,
+    RolloutState,
+    UpdatePolicy,
+    UpdateStrategy,
+)
 from bayplan.model.task import FINAL, TaskState
+from controller.orchestrator.gates import passed
+from controller.tables import Kind, Put
 from tests.simulation.invariants import unsettled, wanted
 from tests.simulation.scenario import converge
 from tests.simulation.world import SMALL, World
@@ -146,3 +157,59 @@ def test_a_drained_host_is_empty_and_nothing_was_missing() -> None:
         world.run(0.1)
         assert serving(world) == 6
     assert not any(c.running for c in world.hosts["h3"].containers.values())
+
+
+def test_a_drain_that_stops_first_keeps_to_the_budget() -> None:
+    """Three could go by the update policy, one by the budget."""
+    policy = UpdatePolicy(max_surge=0, max_unavailable=3, monitor_s=1.0)
+    budget = DisruptionBudget(max_unavailable=Portion(count=1))
+    world = a_world(9, update=policy, disruption=budget)
+    world.change_node("h3", draining=True)
+    for _ in range(300):
+        world.run(0.1)
+        assert serving(world) >= 8
+    assert not any(c.running for c in world.hosts["h3"].containers.values())
+
+
+def test_a_cut_within_the_grace_moves_nothing() -> None:
+    """The host is lost for a minute; its tasks count again when it is back."""
+    world = a_world(9, node_loss_grace_s=90.0)
+    before = set(world.store.tables.tasks)
+    world.cut(world.hosts["h2"])
+    world.run(60.0)
+    assert world.store.tables.nodestatus["", "h2"].value.state is NodeState.LOST
+    world.heal(world.hosts["h2"])
+    converge(world)
+    assert (set(world.store.tables.tasks), ended(world)) == (before, 0)
+
+
+def test_blue_green_switches_all_hosts_and_back() -> None:
+    """No host leads traffic to a version that stands by."""
+    policy = UpdatePolicy(strategy=UpdateStrategy.BLUE_GREEN, monitor_s=1.0)
+    world = a_world(6, update=policy)
+    world.apply("web", image="app:2", replicas=6, resources=SMALL, update=policy)
+    for _ in range(100):
+        world.run(0.1)
+        assert serving(world) == 6
+    stored = world.store.tables.rollouts["default", "web"]
+    assert stored.value.state is RolloutState.WAITING
+    assert standing_by(world) == {"app:2": 6}
+    switched = passed(stored.value, template_hash_of(world), world.timeline.now)
+    world.store.apply((Put(Kind.ROLLOUT, ("default", "web"), switched, stored.mod_revision),))
+    world.run(3.0)
+    assert standing_by(world) == {"app:1": 6}
+
+
+def standing_by(world: World) -> Counter[str]:
+    """Images of the tasks that hosts were told to lead no traffic to."""
+    return Counter(
+        a.template.image
+        for host in world.hosts.values()
+        if host.core is not None
+        for a in host.core.assignments
+        if a.standby
+    )
+
+
+def template_hash_of(world: World) -> str:
+    return world.store.tables.services["default", "web"].value.template_hash

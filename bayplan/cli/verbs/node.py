@@ -10,7 +10,14 @@ import click
 
 from bayplan.cli.changing import change, detach_option, show_changes
 from bayplan.cli.completing import complete_node
-from bayplan.cli.settings import ROLLOUT_TIMEOUT_S, Settings, tell_if_frozen, token_lifetime, verb
+from bayplan.cli.settings import (
+    ROLLOUT_TIMEOUT_S,
+    Settings,
+    parse_duration,
+    tell_if_frozen,
+    token_lifetime,
+    verb,
+)
 from bayplan.model.errors import DeadlineExceeded, Failed, InvalidSpec
 
 if TYPE_CHECKING:
@@ -145,20 +152,69 @@ def uncordon(settings: Settings, node: str) -> None:
 @verb("drain")
 @click.argument("node", shell_complete=complete_node)
 @click.option("--force", is_flag=True, help="stop tasks whose volume is there, too")
+@click.option("--deadline", metavar="TIME", help="then stop the others, whatever budgets say")
+@click.option("--dry-run", is_flag=True, help="only say what would become of each task")
 @detach_option
-def drain(settings: Settings, node: str, force: bool, detach: bool) -> None:
+def drain(
+    settings: Settings, node: str, force: bool, deadline: str | None, dry_run: bool, detach: bool
+) -> None:
     """Move all tasks of a node elsewhere, and wait until it is empty.
 
     Daemons stay. So do tasks that have a volume there, since no other node has their data; then
-    the drain ends with exit code 8 once nothing else is left. --force stops them.
+    the drain ends with exit code 8 once nothing else is left. --force stops them. The same holds
+    where a disruption budget spares no task. A drain goes on when nobody waits for it; the same
+    command waits for it again.
     """
-    settings.call(lambda client: _drain(client, settings, node, force, detach), unbounded=True)
+    deadline_s = parse_duration(deadline) if deadline else 0.0
+
+    async def begin(client: Client) -> None:
+        answer = await client.drain(node, force=force, deadline_s=deadline_s, dry_run=dry_run)
+        show_changes(settings, answer)
+        if not detach and not dry_run:
+            await _drain(client, settings, node)
+
+    settings.call(begin, unbounded=True)
 
 
-async def _drain(client: Client, settings: Settings, node: str, force: bool, detach: bool) -> None:
-    show_changes(settings, await client.drain(node, force=force))
-    if detach:
-        return
+@command.add_command
+@verb("taint")
+@click.argument("node", shell_complete=complete_node)
+@click.argument("taints", nargs=-1, required=True, metavar="KEY[=VALUE]:EFFECT|KEY-...")
+def taint(settings: Settings, node: str, taints: tuple[str, ...]) -> None:
+    """Keep tasks off that do not tolerate it (gpu=a100:refuse), or let them again (gpu-).
+
+    Effects: refuse places nothing new, avoid does so last, evict also moves away what runs there.
+    """
+
+    async def send(client: Client) -> Any:
+        return await client.taint_node(node, *_taints(taints))
+
+    change(settings, send)
+
+
+def _taints(texts: tuple[str, ...]) -> tuple[list[Any], list[str]]:
+    """Taint messages to set, and keys to remove. Raises InvalidSpec."""
+    from bayplan.model.node import Taint, TaintEffect
+    from bayplan.wire.convert import to_pb
+
+    given: list[Any] = []
+    removed: list[str] = []
+    for text in texts:
+        what, colon, effect = text.rpartition(":")
+        key, _, value = what.partition("=")
+        if not colon and text.endswith("-") and len(text) > 1:
+            removed.append(text[:-1])
+        elif key and effect in list(TaintEffect):
+            given.append(to_pb(Taint(key=key, value=value, effect=TaintEffect(effect))))
+        else:
+            raise InvalidSpec(
+                f'"{text}" is not a taint',
+                hint="write KEY:EFFECT or KEY=VALUE:EFFECT (refuse, avoid, evict), KEY- to remove",
+            )
+    return given, removed
+
+
+async def _drain(client: Client, settings: Settings, node: str) -> None:
     limit_s = settings.timeout_s or ROLLOUT_TIMEOUT_S
     last = ""
     try:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from bayplan.model.node import Node
 from bayplan.model.resources import Resources
@@ -12,10 +13,12 @@ from bayplan.model.task import Task, TaskState
 from bayplan.wire._pb.bayplan.v1 import control_pb2 as control
 from bayplan.wire.convert import to_pb
 from controller.orchestrator.situation import Observed, keeps_volume
+from controller.server.views.drains import never_let_go, waits_for_budget
 from controller.server.views.events import EVENTS_SHOWN_MAX, of_node
 from controller.server.views.tasks import (
     Index,
     Reasons,
+    duration,
     live,
     present,
     status_of,
@@ -23,7 +26,9 @@ from controller.server.views.tasks import (
     task_view,
     why,
 )
-from controller.store.base import Stored, Tables
+from controller.store.base import Key, Stored, Tables
+
+BLOCKERS_SHOWN_MAX: Final = 3
 
 
 def template_of(tables: Tables, task: Task) -> TaskTemplate | None:
@@ -48,7 +53,7 @@ def node_view(
     if status is not None:
         view.status.CopyFrom(to_pb(status.value))
     if node.draining:
-        drain = Drain.of(tables, node, here)
+        drain = Drain.of(tables, node, here, index.by_service)
         view.drained = not drain.moving and not drain.kept
         view.drain_blocked = drain.blocked
         view.drain_progress = drain.progress(tables, reasons, now)
@@ -66,13 +71,30 @@ class Drain:
     node: Node
     moving: tuple[Task, ...]
     kept: tuple[Task, ...]
+    never: tuple[str, ...] = ()
+    waits: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, tables: Tables, node: Node, here: Iterable[Task]) -> Drain:
+    def of(
+        cls,
+        tables: Tables,
+        node: Node,
+        here: Iterable[Task],
+        by_service: Mapping[Key, Sequence[Task]] | None = None,
+    ) -> Drain:
+        """`by_service`: all tasks, to tell what those that wait for a budget wait for."""
         left = [t for t in here if not t.pinned_node or not live(tables, t)]
         kept = [t for t in left if not node.drain_volumes and live(tables, t) and keeps(tables, t)]
         moving = [t for t in left if t not in kept]
-        return cls(node, tuple(moving), tuple(kept))
+        never = [why for t in moving if (why := never_let_go(tables, t))]
+        waits = [
+            why
+            for t in moving
+            if by_service is not None
+            and not never_let_go(tables, t)
+            and (why := waits_for_budget(tables, t, by_service.get((t.namespace, t.service), ())))
+        ]
+        return cls(node, tuple(moving), tuple(kept), tuple(never), tuple(waits))
 
     @property
     def stays(self) -> str:
@@ -88,8 +110,12 @@ class Drain:
 
     @property
     def blocked(self) -> str:
-        """`stays`, once nothing else is left."""
-        return "" if self.moving else self.stays
+        """What stays and what may not go, once nothing else is left. With a deadline nothing is
+        blocked for good but what has a volume."""
+        never = () if self.node.drain_until_at else self.never
+        if len(self.moving) > len(never):
+            return ""
+        return "; ".join([*never[:BLOCKERS_SHOWN_MAX], *([self.stays] if self.stays else [])])
 
     def progress(self, tables: Tables, reasons: Reasons, now: float) -> str:
         """One sentence on what is left."""
@@ -108,7 +134,11 @@ class Drain:
         if pending:
             first = pending[0]
             text += f"; {first.name} has no place yet: {why(tables, first, reasons, now)}"
-        return f"{text}; {self.stays}" if self.stays else text
+        said = [text, *(self.never or self.waits)[:BLOCKERS_SHOWN_MAX]]
+        if self.node.drain_until_at:
+            left = self.node.drain_until_at - now
+            said.append(f"in {duration(left)} they are stopped" if left > 0 else "they are overdue")
+        return "; ".join([*said, *([self.stays] if self.stays else [])])
 
 
 def keeps(tables: Tables, task: Task) -> bool:

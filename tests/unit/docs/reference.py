@@ -48,6 +48,7 @@ _IN_WORDS = {
     ("PortFields", "publish"): "not published",
     ("DaemonUpdateFields", "max_unavailable"): "`1`",
     ("DaemonUpdateFields", "promote_after"): "for ever",
+    ("ServiceFields", "node_loss_grace"): "`0s`",
     ("UpdateFields", "promote_after"): "for ever",
     ("JobFields", "deadline"): "none",
     ("CronFields", "start_deadline"): "none",

@@ -128,6 +128,10 @@ class Fake(ControlServicer):
         self._ask("ListSecrets", request, context)
         return control.ListSecretsResponse(secrets=self.secrets)
 
+    def TaintNode(self, request: Any, context: Any) -> Any:
+        self._ask("TaintNode", request, context)
+        return control.ChangeResponse(changes=self.changes, revision=7)
+
     def GetNode(self, request: Any, context: Any) -> Any:
         self._ask("GetNode", request, context)
         return self.node

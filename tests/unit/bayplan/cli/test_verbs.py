@@ -21,6 +21,7 @@ from bayplan.model.service import RolloutState
 from bayplan.model.task import TaskState
 from bayplan.wire._pb.bayplan.v1 import control_pb2 as control
 from bayplan.wire._pb.bayplan.v1 import dispatcher_pb2 as dispatcher
+from bayplan.wire._pb.bayplan.v1 import types_pb2
 from tests.unit.bayplan.cli.cluster import Fake, a_service, a_task
 from tests.unit.bayplan.cli.conftest import Bay
 
@@ -430,3 +431,30 @@ def test_rollout_status_shows_versions(cluster: Fake, bay: Bay) -> None:
     assert code == 0
     assert "Rollout    v2 complete" in out or "Rollout    v1->v2" in out
     assert "ada" in out.splitlines()[-1]
+
+
+def test_a_drain_may_only_be_foretold(cluster: Fake, bay: Bay) -> None:
+    """--dry-run and --deadline reach the controller; nothing is waited for."""
+    cluster.changes = [
+        control.Change(kind="Node", name="h1", action="update", summary=["blocked: db.1.1 stays"])
+    ]
+    code, out, _ = bay("node", "drain", "h1", "--dry-run", "--deadline", "10m")
+    asked = cluster.asked["Drain"]
+    assert (code, asked.dry_run, asked.deadline_s, asked.force) == (0, True, 600.0, False)
+    assert "blocked: db.1.1 stays" in out
+    assert "GetNode" not in cluster.asked
+
+
+def test_taints_are_read_as_they_are_shown(cluster: Fake, bay: Bay) -> None:
+    """KEY=VALUE:EFFECT and KEY-; anything else is explained."""
+    code, _, _ = bay("node", "taint", "h1", "gpu=a100:refuse", "old:evict", "spot-")
+    asked = cluster.asked["TaintNode"]
+    assert code == 0
+    assert [(t.key, t.value, t.effect) for t in asked.set] == [
+        ("gpu", "a100", types_pb2.TAINT_EFFECT_REFUSE),
+        ("old", "", types_pb2.TAINT_EFFECT_EVICT),
+    ]
+    assert list(asked.remove) == ["spot"]
+    code, _, err = bay("node", "taint", "h1", "gpu:never")
+    assert code == 2
+    assert '"gpu:never" is not a taint; write KEY:EFFECT' in err

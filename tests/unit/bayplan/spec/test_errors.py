@@ -215,6 +215,15 @@ FIELD_ERRORS = [
         "update.progress_deadline: is shorter than monitor, so that every update would fail; write a "
         "longer time",
     ),
+    (
+        "disruption: {max_unavailable: 1, min_available: 2}",
+        "disruption: wants one of max_unavailable and min_available; write e.g. 1 or 20%",
+    ),
+    (
+        "disruption: {min_available: 80%}\nreplicas: 3\nupdate: {max_surge: 0, max_unavailable: 1}",
+        "disruption: lets none of 3 tasks go, and with max_surge 0 none could ever be updated or "
+        "moved; write max_surge: 1, or a larger budget",
+    ),
     ("update: {canary: 0}", "update.canary: 0 is out of range; write e.g. 1 or 10%"),
     (
         "update: {strategy: blue_green, canary: 1}",

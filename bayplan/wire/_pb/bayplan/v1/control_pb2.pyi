@@ -844,23 +844,56 @@ class SecretRequest(message.Message):
 
 @typing.final
 class NodeRequest(message.Message):
-    """`force`: of Drain, stop tasks whose volume is there, too; of RemoveNode, although tasks are there."""
+    """`force`: of Drain, stop tasks whose volume is there, too; of RemoveNode, although tasks are there.
+    `deadline_s`, `dry_run`: of a drain.
+    """
 
     DESCRIPTOR: descriptor.Descriptor
 
     NODE_FIELD_NUMBER: builtins.int
     FORCE_FIELD_NUMBER: builtins.int
+    DEADLINE_S_FIELD_NUMBER: builtins.int
+    DRY_RUN_FIELD_NUMBER: builtins.int
     node: builtins.str
     force: builtins.bool
+    deadline_s: builtins.float
+    dry_run: builtins.bool
     def __init__(
         self,
         *,
         node: builtins.str = ...,
         force: builtins.bool = ...,
+        deadline_s: builtins.float = ...,
+        dry_run: builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["force", b"force", "node", b"node"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["deadline_s", b"deadline_s", "dry_run", b"dry_run", "force", b"force", "node", b"node"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class TaintNodeRequest(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: builtins.int
+    SET_FIELD_NUMBER: builtins.int
+    REMOVE_FIELD_NUMBER: builtins.int
+    node: builtins.str
+    @builtins.property
+    def set(self) -> containers.RepeatedCompositeFieldContainer[types_pb2.Taint]: ...
+    @builtins.property
+    def remove(self) -> containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        node: builtins.str = ...,
+        set: abc.Iterable[types_pb2.Taint] | None = ...,
+        remove: abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["node", b"node", "remove", b"remove", "set", b"set"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

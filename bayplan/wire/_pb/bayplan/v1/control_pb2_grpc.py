@@ -172,6 +172,11 @@ class ControlStub:
                 request_serializer=bayplan_dot_v1_dot_control__pb2.LabelNodeRequest.SerializeToString,
                 response_deserializer=bayplan_dot_v1_dot_control__pb2.ChangeResponse.FromString,
                 _registered_method=True)
+        self.TaintNode = channel.unary_unary(
+                '/bayplan.v1.Control/TaintNode',
+                request_serializer=bayplan_dot_v1_dot_control__pb2.TaintNodeRequest.SerializeToString,
+                response_deserializer=bayplan_dot_v1_dot_control__pb2.ChangeResponse.FromString,
+                _registered_method=True)
         self.Exec = channel.stream_stream(
                 '/bayplan.v1.Control/Exec',
                 request_serializer=bayplan_dot_v1_dot_dispatcher__pb2.ExecInput.SerializeToString,
@@ -372,6 +377,12 @@ class ControlServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def TaintNode(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Exec(self, request_iterator, context):
         """the grant `exec`
         """
@@ -547,6 +558,11 @@ def add_ControlServicer_to_server(servicer, server):
             'LabelNode': grpc.unary_unary_rpc_method_handler(
                     servicer.LabelNode,
                     request_deserializer=bayplan_dot_v1_dot_control__pb2.LabelNodeRequest.FromString,
+                    response_serializer=bayplan_dot_v1_dot_control__pb2.ChangeResponse.SerializeToString,
+            ),
+            'TaintNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.TaintNode,
+                    request_deserializer=bayplan_dot_v1_dot_control__pb2.TaintNodeRequest.FromString,
                     response_serializer=bayplan_dot_v1_dot_control__pb2.ChangeResponse.SerializeToString,
             ),
             'Exec': grpc.stream_stream_rpc_method_handler(
@@ -1308,6 +1324,33 @@ class Control:
             target,
             '/bayplan.v1.Control/LabelNode',
             bayplan_dot_v1_dot_control__pb2.LabelNodeRequest.SerializeToString,
+            bayplan_dot_v1_dot_control__pb2.ChangeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TaintNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bayplan.v1.Control/TaintNode',
+            bayplan_dot_v1_dot_control__pb2.TaintNodeRequest.SerializeToString,
             bayplan_dot_v1_dot_control__pb2.ChangeResponse.FromString,
             options,
             channel_credentials,

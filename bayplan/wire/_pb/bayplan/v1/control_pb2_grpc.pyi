@@ -68,6 +68,7 @@ class ControlStub:
     Uncordon: _grpc.UnaryUnaryMultiCallable[_control_pb2.NodeRequest, _control_pb2.ChangeResponse]
     Drain: _grpc.UnaryUnaryMultiCallable[_control_pb2.NodeRequest, _control_pb2.ChangeResponse]
     LabelNode: _grpc.UnaryUnaryMultiCallable[_control_pb2.LabelNodeRequest, _control_pb2.ChangeResponse]
+    TaintNode: _grpc.UnaryUnaryMultiCallable[_control_pb2.TaintNodeRequest, _control_pb2.ChangeResponse]
     Exec: _grpc.StreamStreamMultiCallable[_dispatcher_pb2.ExecInput, _dispatcher_pb2.ExecOutput]
     """the grant `exec`"""
     RemoveNode: _grpc.UnaryUnaryMultiCallable[_control_pb2.NodeRequest, _control_pb2.ChangeResponse]
@@ -111,6 +112,7 @@ class ControlAsyncStub(ControlStub):
     Uncordon: _aio.UnaryUnaryMultiCallable[_control_pb2.NodeRequest, _control_pb2.ChangeResponse]  # type: ignore[assignment]
     Drain: _aio.UnaryUnaryMultiCallable[_control_pb2.NodeRequest, _control_pb2.ChangeResponse]  # type: ignore[assignment]
     LabelNode: _aio.UnaryUnaryMultiCallable[_control_pb2.LabelNodeRequest, _control_pb2.ChangeResponse]  # type: ignore[assignment]
+    TaintNode: _aio.UnaryUnaryMultiCallable[_control_pb2.TaintNodeRequest, _control_pb2.ChangeResponse]  # type: ignore[assignment]
     Exec: _aio.StreamStreamMultiCallable[_dispatcher_pb2.ExecInput, _dispatcher_pb2.ExecOutput]  # type: ignore[assignment]
     """the grant `exec`"""
     RemoveNode: _aio.UnaryUnaryMultiCallable[_control_pb2.NodeRequest, _control_pb2.ChangeResponse]  # type: ignore[assignment]
@@ -311,6 +313,13 @@ class ControlServicer(metaclass=_abc_1.ABCMeta):
     def LabelNode(
         self,
         request: _control_pb2.LabelNodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.ChangeResponse, _abc.Awaitable[_control_pb2.ChangeResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def TaintNode(
+        self,
+        request: _control_pb2.TaintNodeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.ChangeResponse, _abc.Awaitable[_control_pb2.ChangeResponse]]: ...
 

@@ -1036,6 +1036,30 @@ class Placement(message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
+class DisruptionBudget(message.Message):
+    """Exactly one of the two is there."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    MAX_UNAVAILABLE_FIELD_NUMBER: builtins.int
+    MIN_AVAILABLE_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def max_unavailable(self) -> Portion: ...
+    @builtins.property
+    def min_available(self) -> Portion: ...
+    def __init__(
+        self,
+        *,
+        max_unavailable: Portion | None = ...,
+        min_available: Portion | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["max_unavailable", b"max_unavailable", "min_available", b"min_available"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["max_unavailable", b"max_unavailable", "min_available", b"min_available"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
 class UpdatePolicy(message.Message):
     DESCRIPTOR: descriptor.Descriptor
 
@@ -1135,6 +1159,8 @@ class ServiceSpec(message.Message):
     PLACEMENT_FIELD_NUMBER: builtins.int
     UPDATE_FIELD_NUMBER: builtins.int
     PRIORITY_FIELD_NUMBER: builtins.int
+    DISRUPTION_FIELD_NUMBER: builtins.int
+    NODE_LOSS_GRACE_S_FIELD_NUMBER: builtins.int
     KIND_FIELD_NUMBER: builtins.int
     JOB_FIELD_NUMBER: builtins.int
     CRON_FIELD_NUMBER: builtins.int
@@ -1142,6 +1168,7 @@ class ServiceSpec(message.Message):
     namespace: builtins.str
     replicas: builtins.int
     priority: builtins.int
+    node_loss_grace_s: builtins.float
     kind: WorkloadKind.ValueType
     @builtins.property
     def template(self) -> TaskTemplate: ...
@@ -1151,6 +1178,8 @@ class ServiceSpec(message.Message):
     def placement(self) -> Placement: ...
     @builtins.property
     def update(self) -> UpdatePolicy: ...
+    @builtins.property
+    def disruption(self) -> DisruptionBudget: ...
     @builtins.property
     def job(self) -> JobPolicy: ...
     @builtins.property
@@ -1166,13 +1195,15 @@ class ServiceSpec(message.Message):
         placement: Placement | None = ...,
         update: UpdatePolicy | None = ...,
         priority: builtins.int = ...,
+        disruption: DisruptionBudget | None = ...,
+        node_loss_grace_s: builtins.float = ...,
         kind: WorkloadKind.ValueType = ...,
         job: JobPolicy | None = ...,
         cron: CronPolicy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["_replicas", b"_replicas", "cron", b"cron", "job", b"job", "placement", b"placement", "replicas", b"replicas", "template", b"template", "update", b"update"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_replicas", b"_replicas", "cron", b"cron", "disruption", b"disruption", "job", b"job", "placement", b"placement", "replicas", b"replicas", "template", b"template", "update", b"update"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_replicas", b"_replicas", "cron", b"cron", "job", b"job", "kind", b"kind", "labels", b"labels", "name", b"name", "namespace", b"namespace", "placement", b"placement", "priority", b"priority", "replicas", b"replicas", "template", b"template", "update", b"update"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_replicas", b"_replicas", "cron", b"cron", "disruption", b"disruption", "job", b"job", "kind", b"kind", "labels", b"labels", "name", b"name", "namespace", b"namespace", "node_loss_grace_s", b"node_loss_grace_s", "placement", b"placement", "priority", b"priority", "replicas", b"replicas", "template", b"template", "update", b"update"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__replicas: _TypeAlias = typing.Literal["replicas"]  # noqa: Y015
     _WhichOneofArgType__replicas: _TypeAlias = typing.Literal["_replicas", b"_replicas"]  # noqa: Y015
@@ -1302,6 +1333,7 @@ class Rollout(message.Message):
     WAITS_UNTIL_AT_FIELD_NUMBER: builtins.int
     RESUMED_AT_FIELD_NUMBER: builtins.int
     LIVE_HASHES_FIELD_NUMBER: builtins.int
+    DISRUPTIONS_FIELD_NUMBER: builtins.int
     namespace: builtins.str
     service: builtins.str
     from_generation: builtins.int
@@ -1316,6 +1348,7 @@ class Rollout(message.Message):
     waiting_since_at: builtins.float
     waits_until_at: builtins.float
     resumed_at: builtins.float
+    disruptions: builtins.int
     @builtins.property
     def live_hashes(self) -> containers.RepeatedScalarFieldContainer[builtins.str]: ...
     def __init__(
@@ -1336,10 +1369,11 @@ class Rollout(message.Message):
         waits_until_at: builtins.float = ...,
         resumed_at: builtins.float = ...,
         live_hashes: abc.Iterable[builtins.str] | None = ...,
+        disruptions: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["finished_at", b"finished_at", "from_generation", b"from_generation", "gates_passed", b"gates_passed", "going_back", b"going_back", "live_hashes", b"live_hashes", "namespace", b"namespace", "progress_at", b"progress_at", "reason", b"reason", "resumed_at", b"resumed_at", "service", b"service", "started_at", b"started_at", "state", b"state", "to_generation", b"to_generation", "waiting_since_at", b"waiting_since_at", "waits_until_at", b"waits_until_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["disruptions", b"disruptions", "finished_at", b"finished_at", "from_generation", b"from_generation", "gates_passed", b"gates_passed", "going_back", b"going_back", "live_hashes", b"live_hashes", "namespace", b"namespace", "progress_at", b"progress_at", "reason", b"reason", "resumed_at", b"resumed_at", "service", b"service", "started_at", b"started_at", "state", b"state", "to_generation", b"to_generation", "waiting_since_at", b"waiting_since_at", "waits_until_at", b"waits_until_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1871,6 +1905,7 @@ class Node(message.Message):
     JOINED_AT_FIELD_NUMBER: builtins.int
     TAINTS_FIELD_NUMBER: builtins.int
     DRAIN_VOLUMES_FIELD_NUMBER: builtins.int
+    DRAIN_UNTIL_AT_FIELD_NUMBER: builtins.int
     name: builtins.str
     uid: builtins.str
     cordoned: builtins.bool
@@ -1878,6 +1913,7 @@ class Node(message.Message):
     subnet: builtins.str
     joined_at: builtins.float
     drain_volumes: builtins.bool
+    drain_until_at: builtins.float
     @builtins.property
     def labels(self) -> containers.ScalarMap[builtins.str, builtins.str]: ...
     @builtins.property
@@ -1897,10 +1933,11 @@ class Node(message.Message):
         joined_at: builtins.float = ...,
         taints: abc.Iterable[Taint] | None = ...,
         drain_volumes: builtins.bool = ...,
+        drain_until_at: builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["certificate_serials", b"certificate_serials", "cordoned", b"cordoned", "drain_volumes", b"drain_volumes", "draining", b"draining", "joined_at", b"joined_at", "labels", b"labels", "name", b"name", "subnet", b"subnet", "taints", b"taints", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["certificate_serials", b"certificate_serials", "cordoned", b"cordoned", "drain_until_at", b"drain_until_at", "drain_volumes", b"drain_volumes", "draining", b"draining", "joined_at", b"joined_at", "labels", b"labels", "name", b"name", "subnet", b"subnet", "taints", b"taints", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
