@@ -15,7 +15,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.images.unpack import Unpacker
@@ -32,8 +32,8 @@ class Image:
     digest: str
     config: ImageConfig
     layers: tuple[Path, ...]
-    fetched_bytes: int = 0
-    fetch_s: float = 0.0
+    fetched_bytes: int = field(default=0, compare=False)
+    fetch_s: float = field(default=0.0, compare=False)
 
 
 class Content:
