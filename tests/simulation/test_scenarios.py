@@ -206,7 +206,7 @@ def standing_by(world: World) -> Counter[str]:
         a.template.image
         for host in world.hosts.values()
         if host.core is not None
-        for a in host.core.assignments
+        for a in host.core.assignments()
         if a.standby
     )
 

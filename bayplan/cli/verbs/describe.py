@@ -211,7 +211,7 @@ def rollout_line(view: Any, now: float, *, brief: bool = False) -> str:
         text += f", last progress {age(since, now)} ago"
         policy = view.service.spec.update
         left = since + policy.progress_deadline_s - now
-        if state == "running" and rollout.from_generation and left > 0:
+        if state == "running" and rollout.from_generation and left > 0 and not brief:
             text += f"; {word(policy, 'on_failure')} in {span(left)} without progress"
     elif state == "waiting":
         text += f" for {age(rollout.waiting_since_at, now)}"

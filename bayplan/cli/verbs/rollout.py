@@ -15,6 +15,9 @@ from bayplan.cli.verbs.rollback import to_option
 if TYPE_CHECKING:
     from bayplan.client import Client
 
+OVER = ("complete", "failed", "shutdown", "rejected", "lost")
+TASKS_SHOWN_MAX = 3
+
 
 @click.group("rollout")
 def command() -> None:
@@ -54,6 +57,8 @@ def rollout_status(view: Any, versions: Any, now: float) -> str:
     state = word(rollout, "state")
     if state in ("waiting", "paused"):
         rows += [("Waits for", rollout.reason), ("Until", waits_until(rollout, now))]
+    elif state in ("running", "rolling_back"):
+        rows += [("Waits for", step(view, now)), ("Until", _gives_up(view, state, now))]
     rows += [
         (
             "Tasks",
@@ -65,6 +70,43 @@ def rollout_status(view: Any, versions: Any, now: float) -> str:
         ("Last step", f"{age(rollout.progress_at, now)} ago" if rollout.progress_at else ""),
     ]
     return fields(rows) + "\n" + views.versions(versions, view.service.generation, now)
+
+
+def step(view: Any, now: float) -> str:
+    """What the step under way waits for: tasks that do not serve, else those that are to prove
+    themselves; empty: the controller's next decision."""
+    from bayplan.cli.render import span, word
+    from bayplan.cli.views import task_name
+
+    service = view.service
+    lacking, proving = [], []
+    for task in view.tasks:
+        if word(task.task, "desired") not in ("running", "ready"):
+            continue
+        name, state = task_name(task.task), word(task, "state")
+        if state in OVER:
+            continue
+        left_s = task.status.received_at + service.spec.update.monitor_s - now
+        if state != "running" or task.why:
+            lacking.append(f"{name}: {task.why or state}")
+        elif task.task.template_hash == service.template_hash and left_s > 0:
+            proving.append(f"{name} to stay good for {span(left_s)} more")
+    shown = lacking or proving
+    more = f" and {len(shown) - TASKS_SHOWN_MAX} more" if len(shown) > TASKS_SHOWN_MAX else ""
+    return "; ".join(shown[:TASKS_SHOWN_MAX]) + more
+
+
+def _gives_up(view: Any, state: str, now: float) -> str:
+    """When a rollout without progress fails, and what follows."""
+    from bayplan.cli.render import span, word
+
+    rollout, update = view.rollout, view.service.spec.update
+    if not rollout.from_generation:
+        return "it serves; a first version is tried on and on"
+    since = rollout.progress_at or rollout.started_at
+    left = max(0.0, since + update.progress_deadline_s - now)
+    then = "pause" if state == "rolling_back" else word(update, "on_failure")
+    return f"{then} in {span(left)} without progress"
 
 
 def policy(update: Any) -> str:

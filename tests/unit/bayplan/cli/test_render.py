@@ -172,6 +172,7 @@ TEXTS = {
     "changes": some_changes,
     "describe-service": lambda: describe_service(stuck(), NOW),
     "describe-task": lambda: describe_task(stuck().tasks[1], stuck(), NOW),
+    "rollout-status-running": lambda: rollout_status(stuck(), kept_versions(), NOW),
     "rollout-status": lambda: rollout_status(at_canary(), kept_versions(), NOW),
     "describe-node": lambda: describe_node(a_node(), NOW),
     "service-json": lambda: render.dump(render.plain(stuck()), "json"),
