@@ -20,6 +20,7 @@ from bayplan.model.errors import InvalidSpec
 
 DAYS_MAX = 366 * 8 + 2
 """The longest pause between two times that exist: 29 February over a century without one."""
+_DAY = timedelta(days=1)
 _MINUTE = timedelta(minutes=1)
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
@@ -132,6 +133,34 @@ def time_zone(name: str) -> ZoneInfo:
 def next_fire(schedule: Schedule, zone: ZoneInfo, after: float) -> float:
     """The first time after `after` (both seconds since the epoch) at which the schedule fires."""
     start = datetime.fromtimestamp(after, UTC)
+    soon = _steady(schedule, zone, start)
+    return soon.timestamp() if soon is not None else thorough(schedule, zone, start)
+
+
+def _steady(schedule: Schedule, zone: ZoneInfo, start: datetime) -> datetime | None:
+    """The answer where it comes today or tomorrow and no clock is changed in these days; None:
+    one has to look closely. (A zone that changes twice within four days is not known.)"""
+    local = start.astimezone(zone)
+    offset, now = local.utcoffset(), local.replace(tzinfo=None)
+    assert offset is not None, "an aware time has an offset"
+    for day in (now.date(), now.date() + timedelta(days=1)):
+        if not schedule.on(day):
+            continue
+        for hour in sorted(schedule.hours):
+            if datetime.combine(day, time(hour, 59)) <= now:
+                continue
+            for minute in sorted(schedule.minutes):
+                found = datetime.combine(day, time(hour, minute))
+                if found > now:
+                    around = (start - _DAY, start + 2 * _DAY + timedelta(hours=2))
+                    if any(t.astimezone(zone).utcoffset() != offset for t in around):
+                        return None
+                    return (found - offset).replace(tzinfo=UTC)
+    return None
+
+
+def thorough(schedule: Schedule, zone: ZoneInfo, start: datetime) -> float:
+    """The same for any time: day by day, every local time as the instants at which it is."""
     day = start.astimezone(zone).date() - timedelta(days=1)
     best: datetime | None = None
     for _ in range(DAYS_MAX):

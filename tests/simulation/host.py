@@ -38,6 +38,7 @@ STEP_MIN_S = 0.001
 STEP_MAX_S = 0.15
 RECONNECT_MIN_S = 0.2
 RECONNECT_MAX_S = 1.0
+STEP_FAILS = 0.03
 SILENCE_MAX_S = 4.0
 """After this long without a word from the leader the agent looks for one anew."""
 
@@ -79,10 +80,31 @@ class Host:
         self.containers: dict[str, Played] = {}
         self.core: AgentCore | None = None
         self.cut = False
+        self.cut_up = False
+        self.slow_s = 0.0
+        self.skew_s = 0.0
+        self.drift = 0.0
+        self._began = world.timeline.now
         self.epoch = 0
         self.session: AgentSession | None = None
         self._queues: dict[str, deque[do.Command]] = defaultdict(deque)
         self._tick: int | None = None
+
+    # -- its clock ----------------------------------------------------------------------------
+
+    @property
+    def now(self) -> float:
+        """What the host believes it is."""
+        elapsed = self.timeline.now - self._began
+        return self._began + self.skew_s + elapsed * (1 + self.drift)
+
+    def discipline(self) -> None:
+        """From now on the clock goes as fast as others, still wrong."""
+        self.skew_s, self.drift = self.now - self.timeline.now, 0.0
+
+    def _really(self, at: float) -> float:
+        """When it is so late on the host's clock (a moment later, whatever rounding does)."""
+        return self._began + (at - self.skew_s - self._began) / (1 + self.drift) + 1e-6
 
     # -- processes ----------------------------------------------------------------------------
 
@@ -136,14 +158,14 @@ class Host:
             return
         container.running, container.exited = False, True
         container.exit_code, container.signal = code, signal
-        container.at = self.timeline.now
+        container.at = self.now
         self.event(
             on.Exited(
                 uid=uid,
                 incarnation=container.incarnation,
                 exit_code=code,
                 signal=signal,
-                at=self.timeline.now,
+                at=self.now,
             )
         )
 
@@ -152,7 +174,7 @@ class Host:
     def event(self, event: on.Event) -> None:
         if self.core is None:
             return
-        for command in self.core.handle(event, self.timeline.now):
+        for command in self.core.handle(event, self.now):
             self._carry_out(command)
         self._arm_tick()
 
@@ -163,7 +185,7 @@ class Host:
         due = self.core.next_deadline() if self.core is not None else None
         if due is not None:
             epoch = self.epoch
-            self._tick = self.timeline.at(due, lambda: self._on_tick(epoch))
+            self._tick = self.timeline.at(self._really(due), lambda: self._on_tick(epoch))
 
     def _on_tick(self, epoch: int) -> None:
         self._tick = None
@@ -248,6 +270,10 @@ class Host:
             self.event(answer)
 
     def _act(self, command: do.Command) -> on.Event | None:
+        if self.world.disturbed and self.rng.random() < STEP_FAILS:
+            failed = self._fails(command)
+            if failed is not None:
+                return failed
         match command:
             case do.PrepareVolumes(assignment=assignment):
                 return on.VolumesReady(uid=assignment.task.uid)
@@ -275,6 +301,19 @@ class Host:
             case _:
                 raise AssertionError(f"the simulation does not know {command}")
         return None
+
+    def _fails(self, command: do.Command) -> on.Event | None:
+        """A disk, a kernel, a namespace said no, this time."""
+        match command:
+            case do.PrepareVolumes(assignment=assignment):
+                step, uid, incarnation = on.Step.VOLUMES, assignment.task.uid, 0
+            case do.CreateContainer(assignment=assignment, incarnation=incarnation):
+                step, uid = on.Step.CREATE, assignment.task.uid
+            case do.RunContainer(uid=uid, incarnation=incarnation):
+                step = on.Step.RUN
+            case _:
+                return None
+        return on.StepFailed(uid=uid, step=step, incarnation=incarnation, message="not this time")
 
     def _run(self, uid: str, incarnation: int) -> on.Event:
         container = self.containers.get(uid)
@@ -319,7 +358,7 @@ class Host:
     def hello(self) -> AgentHello:
         assert self.core is not None
         report = NodeReport(allocatable=ALLOCATABLE, capacity=ALLOCATABLE)
-        return AgentHello(report=report, statuses=self.core.statuses(), sent_at=self.timeline.now)
+        return AgentHello(report=report, statuses=self.core.statuses(), sent_at=self.now)
 
 
 class AgentSession:
@@ -360,7 +399,7 @@ class AgentSession:
         if self.host.timeline.now - self.heard_at > SILENCE_MAX_S:
             self.host.reconnect()
             return
-        self._stream.send(Heartbeat(self.host.timeline.now))
+        self._stream.send(Heartbeat(self.host.now))
         self.host._later(1.0, self._heartbeat)
 
     def report(self, status: TaskStatus) -> None:

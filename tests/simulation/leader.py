@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -39,9 +40,10 @@ class Stream:
 class Leader:
     """Ends when a commit says Deposed, or when it crashes. `alive` False: a ghost."""
 
-    def __init__(self, world: World, guard: Guard, rng: Random) -> None:
-        now = world.timeline.now
+    def __init__(self, world: World, guard: Guard, rng: Random, skew_s: float = 0.0) -> None:
         self.world = world
+        self.skew_s = skew_s
+        now = self.now
         self.guard = guard
         self.rng = rng
         self.alive = True
@@ -57,6 +59,11 @@ class Leader:
         self._numbers = 0
         for name in ("services", "nodes", "history", "placement"):
             self._wake(name)
+
+    @property
+    def now(self) -> float:
+        """What the controller's host believes it is."""
+        return self.world.timeline.now + self.skew_s
 
     # -- life -----------------------------------------------------------------------------------
 
@@ -86,7 +93,7 @@ class Leader:
     def receive(self, stream: Stream, message: Any) -> None:
         if not self.alive:
             return
-        now = self.world.timeline.now
+        now = self.now
         if isinstance(message, AgentHello):
             tables = self._view()
             out = self.sessions.on_hello(stream.session, stream.node, message, tables, now)
@@ -112,7 +119,7 @@ class Leader:
             self._later(THINK_MAX_S, self._flush)
 
     def _flush(self) -> None:
-        batch = self.sessions.take(self._view(), self.world.timeline.now)
+        batch = self.sessions.take(self._view(), self.now)
         if batch is None:
             self._busy.discard("statuses")
             return
@@ -150,7 +157,7 @@ class Leader:
         self._armed.pop(name, None)
         if not self.alive or name in self._busy:
             return
-        now = self.world.timeline.now
+        now = self.now
         match name:
             case "assignments":
                 self._send(self.sessions.on_tables(self._view()))
@@ -180,7 +187,7 @@ class Leader:
         if not groups:
             at = next_at()
             if at is not None:
-                self._wake(name, at)
+                self._wake(name, at - self.skew_s)
             return
         self._busy.add(name)
         revision = self.world.store.tables.revision
@@ -193,14 +200,12 @@ class Leader:
                 )
                 return
             self._busy.discard(name)
-            if (
-                any(isinstance(r, int) for r in results)
-                or next_at() is None
-                or (self.world.store.tables.revision > revision)
-            ):
+            at = next_at()
+            written = any(isinstance(r, int) for r in results)
+            if written or at is None or self.world.store.tables.revision > revision:
                 self._wake(name)
             else:
-                self._wake(name, next_at())
+                self._wake(name, at - self.skew_s)
 
         self._commit(groups, done)
 
@@ -228,4 +233,17 @@ class Leader:
             self._own_revision = max([self._own_revision, *written])
             done(results)
 
-        self._later(COMMIT_MAX_S, act)
+        def sent() -> None:
+            if self.alive:
+                act()
+            elif self.rng.random() < 0.5:
+                # It died in the middle: some of it was on its way to the store already.
+                self._write_some(groups)
+
+        self.world.timeline.after(
+            self.rng.uniform(0.001, COMMIT_MAX_S + self.world.store_slow_s), sent
+        )
+
+    def _write_some(self, groups: Sequence[Changes]) -> None:
+        with suppress(Deposed, StoreUnavailable):
+            self.world.store.apply_each(groups[: self.rng.randint(0, len(groups))], self.guard)

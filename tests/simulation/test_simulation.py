@@ -1,4 +1,9 @@
-"""Many seeds; a failing one replays exactly with `python -m tests.simulation SEED`."""
+"""Many seeds. One that fails is named, and replays exactly: `BAYPLAN_SIMULATION_SEED=SEED`, or
+`python -m tests.simulation SEED` to read what happens.
+
+Half of the seeds are the same at each run, the others are new ones. `BAYPLAN_SIMULATION_SEEDS`:
+how many there are.
+"""
 
 import os
 import subprocess
@@ -7,19 +12,45 @@ from pathlib import Path
 
 import pytest
 
-from tests.simulation.scenario import run
+from tests.simulation import scenario, workloads
+from tests.simulation.seeds import fresh, of_this_run
 
-SEEDS = range(int(os.environ.get("BAYPLAN_SIMULATION_SEEDS", "50")))
 ROOT = Path(__file__).parents[2]
+SOAK_EACH = 250
+SOAK_RUNS = 40
+"""Of each of the two plays: 20,000 seeds together."""
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_faults_break_nothing_and_peace_brings_what_was_asked(seed: int) -> None:
-    """Invariants hold after every happening; what was accepted is there in the end."""
+def play(kind: str, seed: int) -> None:
+    """Raises AssertionError with the seed and how to replay it."""
+    run = scenario.run if kind == "services" else workloads.run
     try:
         run(seed)
     except AssertionError as error:
-        raise AssertionError(f"seed {seed}: {error}") from error
+        replay = f"python -m tests.simulation {seed}" + " workloads" * (kind == "workloads")
+        raise AssertionError(f"seed {seed} of {kind}: {error} (replay: {replay})") from error
+
+
+@pytest.mark.parametrize("seed", of_this_run(370))
+def test_faults_break_nothing_and_peace_brings_what_was_asked(seed: int) -> None:
+    """Invariants hold after every happening; what was accepted is there in the end."""
+    play("services", seed)
+
+
+@pytest.mark.parametrize("seed", of_this_run(140))
+def test_faults_break_no_job_cron_or_daemon(seed: int) -> None:
+    """Invariants hold after every happening; in the end the job is complete, once an index."""
+    play("workloads", seed)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("number", range(SOAK_RUNS))
+@pytest.mark.parametrize("kind", ["services", "workloads"])
+def test_thousands_of_seeds(kind: str, number: int) -> None:
+    """New ones at each run."""
+    for seed in fresh(SOAK_EACH, f"{kind} {number}"):
+        play(kind, seed)
 
 
 def test_a_seed_replays_exactly() -> None:

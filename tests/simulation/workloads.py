@@ -22,6 +22,8 @@ from bayplan.model.task import FINAL, Task
 from bayplan.model.workload import CronPolicy, JobPolicy, Overlap, RunState, WorkloadKind
 from controller.orchestrator import Observed
 from controller.tables import Kind, Put, Tables
+from tests.simulation.faults import recover, strike
+from tests.simulation.host import Host
 from tests.simulation.invariants import Watch, wanted
 from tests.simulation.world import SMALL, World
 
@@ -159,15 +161,9 @@ def run(seed: int, *, talkative: bool = False) -> None:
     world.disturbed = True
     end = world.timeline.now + TURMOIL_S
     while world.timeline.now < end:
-        _disturb(world)
+        strike(world, OPERATORS)
         world.run(world.rng.uniform(0.05, 3.0))
-    world.disturbed = False
-    world.run(16.0)
-    for host in world.hosts.values():
-        world.heal(host)
-        host.start_agent(rebooted=False)
-        world.change_node(host.name, draining=False, cordoned=False)
-    world.elect()
+    recover(world)
     for name in ("sum", *Overlap):
         world.change(str(name), stopped=False)
     paused = world.store.tables.rollouts.get(("default", "ship"))
@@ -180,53 +176,26 @@ def run(seed: int, *, talkative: bool = False) -> None:
         world.run(1.0)
 
 
-def _disturb(world: World) -> None:
-    rng = world.rng
-    host = rng.choice(list(world.hosts.values()))
-    act = rng.choices(
-        ["job", "daemon", "suspend", "drain", "cordon", "container", "agent", "host", "cut",
-         "reset", "crash_leader", "depose", "nothing"],
-        [1, 2, 3, 2, 1, 4, 3, 1, 3, 3, 2, 2, 2],
-    )[0]  # fmt: skip
-    world.say("--- %s %s", act, host.name)
-    match act:
-        case "job":
-            image = rng.choice(("a", "b"))
-            spec = ServiceSpec(
-                name="sum", template=template(f"{image}:batch"), kind=WorkloadKind.JOB, job=JOB
-            )
-            apply(world, spec, image)
-        case "daemon":
-            number = str(rng.randint(1, 9))
-            apply(world, a_daemon(f"ship:{number}"), number)
-        case "suspend":
-            name = rng.choice(("sum", "forbid", "replace"))
-            world.change(name, stopped=True)
-            world.timeline.after(rng.uniform(0.1, 9), lambda: world.change(name, stopped=False))
-        case "drain":
-            world.change_node(host.name, draining=rng.random() < 0.6)
-        case "cordon":
-            world.change_node(host.name, cordoned=rng.random() < 0.6)
-        case "container":
-            running = sorted(uid for uid, c in host.containers.items() if c.running)
-            if running:
-                host.exit_container(rng.choice(running), signal=9)
-        case "agent":
-            host.crash_agent()
-            world.timeline.after(rng.uniform(0.1, 8), host.start_agent)
-        case "host":
-            host.crash_host()
-            delay = rng.uniform(1, 15)
-            world.timeline.after(delay, lambda: host.start_agent(rebooted=True))
-        case "cut":
-            world.cut(host)
-            world.timeline.after(rng.uniform(0.1, 12), lambda: world.heal(host))
-        case "reset":
-            world.break_streams(host)
-        case "crash_leader":
-            world.crash_leader()
-        case "depose":
-            world.depose_leader()
+def _job(world: World, _: Host) -> None:
+    image = world.rng.choice(("a", "b"))
+    spec = ServiceSpec(
+        name="sum", template=template(f"{image}:batch"), kind=WorkloadKind.JOB, job=JOB
+    )
+    apply(world, spec, image)
+
+
+def _daemon(world: World, _: Host) -> None:
+    number = str(world.rng.randint(1, 9))
+    apply(world, a_daemon(f"ship:{number}"), number)
+
+
+def _suspend(world: World, _: Host) -> None:
+    name = world.rng.choice(("sum", "forbid", "replace"))
+    world.change(name, stopped=True)
+    world.timeline.after(world.rng.uniform(0.1, 9), lambda: world.change(name, stopped=False))
+
+
+OPERATORS = {_job: 1, _daemon: 2, _suspend: 3}
 
 
 def unsettled(world: World) -> list[str]:

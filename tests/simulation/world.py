@@ -22,6 +22,7 @@ from bayplan.model.service import (
     TcpCheck,
     UpdatePolicy,
 )
+from controller.reconcilers.messages import AssignmentAck, Heartbeat, StatusBatch
 from controller.store.base import Changes, StoreUnavailable
 from controller.store.memory import MemoryStore
 from controller.tables import Change, Kind, Put, Tables
@@ -34,9 +35,17 @@ from tests.simulation.timeline import Timeline
 START = 1_000_000.0
 LEASE_S = 3.0
 LAG_MAX_S = 0.03
+STORE_FAILS = 0.01
+HOST_SKEW_MAX_S = 30.0
+CONTROLLER_SKEW_MAX_S = 2.0
+DRIFT_MAX = 0.001
 MIB = 1 << 20
 BIG = Resources(cpu_millis=500, memory_bytes=256 * MIB)
 SMALL = Resources(cpu_millis=10, memory_bytes=MIB)
+
+
+RETRIED = (StatusBatch, Heartbeat, AssignmentAck)
+"""Messages that an agent may well send twice."""
 
 
 @dataclass(slots=True)
@@ -51,14 +60,19 @@ class Wire:
     broken: Callable[[], None]
 
     def send(self, message: Any) -> None:
+        self.up.twice = self.world.disturbed and isinstance(message, RETRIED)
         self.up.send(message)
 
     def close(self) -> None:
-        """The agent ends it; the leader hears of it unless the cable is cut."""
-        self.up.close()
+        """The agent ends it; the leader hears of it unless the cable is cut. What it has sent may
+        arrive still, however late."""
+        if self.world.rng.random() < 0.5:
+            self.up.close()
+            self.world.wires.discard_wire(self)
+        else:
+            self.up.finish()
         self.stream.down.close()
-        self.world.wires.discard_wire(self)
-        if not self.host.cut:
+        if not self.host.cut_up:
             delay = self.world.rng.uniform(0.001, 0.05)
             self.world.timeline.after(delay, lambda: self.leader.closed(self.stream))
 
@@ -73,9 +87,12 @@ class World:
 
     def __init__(self, seed: int, hosts: int, *, talkative: bool = False) -> None:
         self.rng = Random(seed)
+        self.clocks_differ = seed % 3 != 0
         self.timeline = Timeline(START)
         self.talkative = talkative
         self.disturbed = False
+        self.store_fails = STORE_FAILS
+        self.store_slow_s = 0.0
         self.sequence = 0
         self.operator_says: dict[str, ServiceSpec | None] = {}
         self.store = MemoryStore(
@@ -92,7 +109,11 @@ class World:
 
     def _host(self, name: str) -> Host:
         self.write(Put(Kind.NODE, ("", name), Node(name=name, uid=name), 0))
-        return Host(self, name, Random(self.rng.getrandbits(64)))
+        host = Host(self, name, Random(self.rng.getrandbits(64)))
+        if self.clocks_differ:
+            host.skew_s = self.rng.uniform(-HOST_SKEW_MAX_S, HOST_SKEW_MAX_S)
+            host.drift = self.rng.uniform(-DRIFT_MAX, DRIFT_MAX)
+        return host
 
     def say(self, text: str, *values: object) -> None:
         if self.talkative:
@@ -138,11 +159,11 @@ class World:
         self.disturbed = disturbed
 
     def _before_write(self, changes: Changes) -> None:
-        if self.disturbed and self.rng.random() < 0.01:
+        if self.disturbed and self.rng.random() < self.store_fails:
             raise StoreUnavailable("no answer, nothing written")
 
     def _after_write(self, changes: Changes) -> None:
-        if self.disturbed and self.rng.random() < 0.01:
+        if self.disturbed and self.rng.random() < self.store_fails:
             raise StoreUnavailable("no answer, though it was written")
 
     # -- leaders --------------------------------------------------------------------------------
@@ -152,7 +173,8 @@ class World:
             return
         guard = self.store.take("leader", "somebody")
         if guard is not None:
-            self.leader = Leader(self, guard, Random(self.rng.getrandbits(64)))
+            skew_s = self.rng.uniform(-1, 1) * CONTROLLER_SKEW_MAX_S if self.clocks_differ else 0.0
+            self.leader = Leader(self, guard, Random(self.rng.getrandbits(64)), skew_s)
             self.say("leader %d elected", guard.create_revision)
 
     def crash_leader(self) -> None:
@@ -190,6 +212,7 @@ class World:
         stream = leader.accept(host.name, down)
         up = Link(self.timeline, self.rng, lambda message: leader.receive(stream, message))
         wire = Wire(self, host, leader, up, stream, broken)
+        up.slow_s = down.slow_s = host.slow_s
         self.wires.append(wire)
         return wire
 
@@ -199,19 +222,30 @@ class World:
             wire.close()
             wire.broken()
 
-    def cut(self, host: Host) -> None:
-        host.cut = True
+    def cut(self, host: Host, *, up: bool = True, down: bool = True) -> None:
+        """`up`: what the agent sends waits; `down`: what it is sent. No new stream either way."""
+        host.cut, host.cut_up = True, up or host.cut_up
         for wire in self.wires:
             if wire.host is host:
-                wire.up.hold()
-                wire.stream.down.hold()
+                if up:
+                    wire.up.hold()
+                if down:
+                    wire.stream.down.hold()
 
     def heal(self, host: Host) -> None:
-        host.cut = False
+        host.cut = host.cut_up = False
         for wire in list(self.wires):
             if wire.host is host:
                 wire.up.release()
                 wire.stream.down.release()
+        self.wires[:] = [w for w in self.wires if w.host is not host or not w.up.finished]
+
+    def slow(self, host: Host, seconds: float) -> None:
+        """Each message of the host takes up to so much longer."""
+        host.slow_s = seconds
+        for wire in self.wires:
+            if wire.host is host:
+                wire.up.slow_s = wire.stream.down.slow_s = seconds
 
     # -- operators ------------------------------------------------------------------------------
 

@@ -9,7 +9,14 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from bayplan.model.errors import InvalidSpec
-from bayplan.model.schedule import Schedule, last_fire, next_fire, parse_schedule, time_zone
+from bayplan.model.schedule import (
+    Schedule,
+    last_fire,
+    next_fire,
+    parse_schedule,
+    thorough,
+    time_zone,
+)
 
 BERLIN = ZoneInfo("Europe/Berlin")  # 2026: forward 29 March 2:00, back 25 October 3:00
 
@@ -161,3 +168,18 @@ def test_what_is_no_time_zone(name: str) -> None:
     """Nothing outside the zone database is read."""
     with pytest.raises(InvalidSpec, match="is not a time zone"):
         time_zone(name)
+
+
+def test_the_short_way_and_the_thorough_one_agree() -> None:
+    """Also in the days around a change of the clock, on the half hour, and where a day is left
+    out (Apia had no 30 December 2011)."""
+    draw = Random(7)
+    zones = ("UTC", "Europe/Berlin", "America/St_Johns", "Australia/Lord_Howe", "Africa/Casablanca")
+    changes = (at("2026-03-29T01:00"), at("2026-10-25T01:00"), at("2011-12-30T10:00"))
+    for _ in range(300):
+        zone = ZoneInfo(draw.choice((*zones, "Pacific/Apia")))
+        minute, hour = draw.choice(("*", "*/7", "30", "0")), draw.choice(("*", "2", "1-3", "23"))
+        schedule = parse_schedule(f"{minute} {hour} * * {draw.choice(('*', 'sun', 'mon-fri'))}")
+        after = draw.choice(changes) + draw.uniform(-4, 4) * 86_400 * draw.choice((0.1, 1, 40))
+        expected = thorough(schedule, zone, datetime.fromtimestamp(after, UTC))
+        assert next_fire(schedule, zone, after) == expected, (schedule, zone, after)
