@@ -35,7 +35,8 @@ from controller.tables import Change
 class _Slot:
     """One slot, sorted out. `target`: the task that is to stay; `current`: one that is to go as
     soon as its successor has proved good, or as the policy allows it to be missing. `covered`: one
-    of them serves, and gets traffic."""
+    of them serves, and gets traffic. `losses`: what says that `lost` is lost; written with the
+    slot's new task if it gets one, so that neither is where the node has come back."""
 
     number: int
     tasks: list[Observed]
@@ -44,6 +45,7 @@ class _Slot:
     surplus: list[Observed] = field(default_factory=list)
     lost: list[Observed] = field(default_factory=list)
     covered: bool = False
+    losses: list[Change] = field(default_factory=list)
 
 
 def decide(situation: Situation, now: float) -> Decision:
@@ -139,6 +141,9 @@ def _slots(
         _settle_slot(situation, phase, slot, now, decision)
     if replace_any:
         _replace(situation, phase, kept, now, decision)
+    for slot in kept:
+        if slot.losses:
+            decision.add(require_service(situation), *slot.losses)
 
 
 def _sort_out(situation: Situation, phase: Phase, number: int, tasks: list[Observed]) -> _Slot:
@@ -175,9 +180,8 @@ def _settle_slot(
     situation: Situation, phase: Phase, slot: _Slot, now: float, decision: Decision
 ) -> None:
     """What needs no budget: losses, an empty slot, and a predecessor whose successor is good."""
-    losses: list[Change] = []
     for observed in slot.lost:
-        losses.extend(declare_lost(situation, observed, now))
+        slot.losses.extend(declare_lost(situation, observed, now))
         decision.note(
             situation,
             "Lost",
@@ -200,9 +204,9 @@ def _settle_slot(
         elif proven is not None:
             decision.wake(proven)
     if target is None and slot.current is None:
-        losses.extend(_refill(situation, phase, slot, now, decision))
-    if losses:
-        decision.add(require_service(situation), *losses)
+        new = _refill(situation, phase, slot, now, decision)
+        if new:
+            decision.add(require_service(situation), *new)
 
 
 def _refill(
@@ -249,7 +253,8 @@ def _create(
         not_before_at=not_before_at,
         reason=reason,
     )
-    return (*give_up_ended(slot.tasks), new)
+    losses, slot.losses = slot.losses, []
+    return (*losses, *give_up_ended(slot.tasks), new)
 
 
 def _standing(situation: Situation, phase: Phase) -> int:

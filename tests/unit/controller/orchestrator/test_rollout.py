@@ -267,6 +267,21 @@ def test_a_lost_node_does_not_fail_a_rollout() -> None:
     assert rig.versions() == ["b"] * 4
 
 
+def test_a_node_that_is_back_in_time_costs_no_third_task() -> None:
+    """A new task is lost beside an old one that serves, and its node returns before that is
+    written: then there is no successor either."""
+    rig = a_service(1)
+    update(rig)
+    (new,) = [t for t in rig.live() if t.attempt == 2]
+    rig.node_state(new.node, NodeState.LOST)
+    step = rig.services.step(rig.store.tables, rig.now)
+    assert any(c.key[1] == "web.1.3" for group in step.groups for c in group)
+    rig.node_state(new.node, NodeState.READY)
+    rig.store.apply_each(step.groups)
+    rig.settle()
+    assert rig.names() == ["web.1.1", "web.1.2"]
+
+
 def test_a_first_version_that_does_not_come_up_says_so_and_is_tried_on() -> None:
     """There is nothing to go back to: the reason is noted once, and gone when it is over."""
     rig = Rig()
