@@ -35,6 +35,9 @@ def start_(options: argparse.Namespace, log: Log) -> int:
             raise RuntimeFailure(
                 f"container {entry.uid} is {entry.status(state)}, not created; it cannot be started"
             )
+        if pause.paused(state.cgroup):
+            # Init would hear of it, and answer, only once it is resumed.
+            raise RuntimeFailure(f"container {entry.uid} is paused; resume it first")
         waits = bool(entry.config().hooks.start_container)
         held = Container(state=state, pidfd=-1, control=entry.connect(), has_start_hooks=waits)
         start.start(held)
