@@ -17,7 +17,7 @@ from agent.syscalls.call import call
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preloaded:
-    """Made once in the zygote. `programs`: compiled filters by digest of their section;
+    """Made once in the zygote. `programs`: compiled filters by their section as canonical text;
     `overlay_by_fd`: overlayfs takes its layers one by one (Linux 6.7)."""
 
     hierarchy: Hierarchy
@@ -29,7 +29,7 @@ class Preloaded:
         """The filter of a `linux.seccomp` section, compiled now if it was not before."""
         if not section:
             return None
-        return self.programs.get(seccomp.digest(section)) or seccomp.compile_(section)
+        return self.programs.get(seccomp.canonical(section)) or seccomp.compile_(section)
 
 
 def load(*, default_filter: bool = True) -> Preloaded:
@@ -37,7 +37,7 @@ def load(*, default_filter: bool = True) -> Preloaded:
     programs = {}
     if default_filter:
         default = profile.default(profile.DEFAULT_CAPABILITIES, platform.machine())
-        programs = {seccomp.digest(default): seccomp.compile_(default)}
+        programs = {seccomp.canonical(default): seccomp.compile_(default)}
     with open("/proc/sys/kernel/cap_last_cap", encoding="ascii") as file:
         last_capability = int(file.read())
     return Preloaded(

@@ -50,7 +50,7 @@ def load(kind: int, instructions: bytes) -> int:
         insns=ctypes.addressof(code),
         license=ctypes.addressof(license_),
     )
-    return call("bpf", _PROG_LOAD, attributes, ctypes.sizeof(attributes))
+    return call("bpf", _PROG_LOAD, ctypes.addressof(attributes), ctypes.sizeof(attributes))
 
 
 def attach(cgroup: str, program_fd: int, kind: int) -> None:
@@ -61,6 +61,6 @@ def attach(cgroup: str, program_fd: int, kind: int) -> None:
         attributes = _Attach(
             target_fd=fd, attach_bpf_fd=program_fd, attach_type=kind, attach_flags=_ALLOW_MULTI
         )
-        call("bpf", _PROG_ATTACH, attributes, ctypes.sizeof(attributes))
+        call("bpf", _PROG_ATTACH, ctypes.addressof(attributes), ctypes.sizeof(attributes))
     finally:
         os.close(fd)

@@ -11,8 +11,11 @@ import platform
 _LIBC = ctypes.PyDLL(None, use_errno=True)
 _SYSCALL = _LIBC.syscall
 _SYSCALL.restype = ctypes.c_long
+# Always six: to convert what comes, integers as well as pointers, is left to ctypes.
+_SYSCALL.argtypes = [ctypes.c_long, *[ctypes.c_void_p] * 6]
+_NONE = (0, 0, 0, 0, 0, 0)
 
-Argument = int | bytes | ctypes.Array[ctypes.c_char] | ctypes.Structure | None
+Argument = int | bytes | ctypes.Array[ctypes.c_char] | None
 
 # Calls added since 5.1 have one number everywhere; the older ones differ (asm/unistd.h).
 _COMMON = {
@@ -49,22 +52,14 @@ NUMBERS = {**_COMMON, **_BY_MACHINE.get(MACHINE, {})}
 
 
 def call(name: str, *arguments: Argument) -> int:
-    """The call's result. Integers go as longs, bytes and arrays as pointers, structures by
-    reference, None as a null pointer. OSError names the call and, where it is one, the path."""
+    """The call's result. Integers and addresses go as longs, bytes and arrays as pointers, None as
+    a null pointer. OSError names the call and, where it is one, the path."""
     number = NUMBERS.get(name)
     if number is None:
         raise OSError(38, f"{name}: not known on {MACHINE}")
-    result = int(_SYSCALL(ctypes.c_long(number), *[_convert(a) for a in arguments]))
+    result: int = _SYSCALL(number, *(arguments + _NONE)[:6])
     if result < 0:
         code = ctypes.get_errno()
         path = next((os.fsdecode(a) for a in arguments if isinstance(a, bytes) and a), None)
         raise OSError(code, f"{name}: {os.strerror(code)}", path)
     return result
-
-
-def _convert(argument: Argument) -> object:
-    if isinstance(argument, int):
-        return ctypes.c_long(argument)
-    if isinstance(argument, ctypes.Structure):
-        return ctypes.byref(argument)
-    return argument

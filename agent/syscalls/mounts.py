@@ -87,7 +87,14 @@ def mount_setattr(
         attributes.attr_set |= ATTR_IDMAP
         attributes.userns_fd = userns_fd
     flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
-    call("mount_setattr", mount_fd, b"", flags, attributes, ctypes.sizeof(attributes))
+    call(
+        "mount_setattr",
+        mount_fd,
+        b"",
+        flags,
+        ctypes.addressof(attributes),
+        ctypes.sizeof(attributes),
+    )
 
 
 def new_filesystem(

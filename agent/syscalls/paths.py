@@ -31,12 +31,13 @@ def openat2(at: int, path: bytes, flags: int, *, mode: int = 0, resolve: int) ->
     led it out (openat2(2)); a neighbour that renames all the time must not keep us from a path.
     """
     how = _OpenHow(flags=flags | os.O_CLOEXEC, mode=mode, resolve=resolve)
+    address, size = ctypes.addressof(how), ctypes.sizeof(how)
     for _ in range(_ATTEMPTS_MAX - 1):
         try:
-            return call("openat2", at, path or b".", how, ctypes.sizeof(how))
+            return call("openat2", at, path or b".", address, size)
         except BlockingIOError:
             continue
-    return call("openat2", at, path or b".", how, ctypes.sizeof(how))
+    return call("openat2", at, path or b".", address, size)
 
 
 def open_in_root(root: int, path: bytes, flags: int, *, mode: int = 0) -> int:

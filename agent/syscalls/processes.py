@@ -45,7 +45,7 @@ def clone3(flags: int, *, cgroup_fd: int = -1) -> tuple[int, int]:
     if cgroup_fd >= 0:
         arguments.flags |= CLONE_INTO_CGROUP
         arguments.cgroup = cgroup_fd
-    pid = call("clone3", arguments, ctypes.sizeof(arguments))
+    pid = call("clone3", ctypes.addressof(arguments), ctypes.sizeof(arguments))
     return pid, pidfd.value if pid else -1
 
 

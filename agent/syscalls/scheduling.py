@@ -33,7 +33,7 @@ def set_scheduler(
         ctypes.sizeof(_Attributes), policy, flags, nice, priority, runtime_ns, deadline_ns,
         period_ns,
     )  # fmt: skip
-    call("sched_setattr", 0, attributes, 0)
+    call("sched_setattr", 0, ctypes.addressof(attributes), 0)
 
 
 def set_io_priority(priority: int) -> None:

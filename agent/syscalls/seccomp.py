@@ -19,7 +19,8 @@ class _Program(ctypes.Structure):
 
 def load_filter(program: bytes, flags: int = 0) -> None:
     """Apply the BPF `program` to the caller for good; needs no_new_privs or CAP_SYS_ADMIN."""
-    call("seccomp", SECCOMP_SET_MODE_FILTER, flags, sock_fprog(program))
+    filter_ = sock_fprog(program)
+    call("seccomp", SECCOMP_SET_MODE_FILTER, flags, ctypes.addressof(filter_))
 
 
 def sock_fprog(program: bytes) -> ctypes.Structure:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -72,10 +71,10 @@ class _Compare(ctypes.Structure):
     ]
 
 
-def digest(section: Mapping[str, object]) -> str:
-    """What a compiled program is cached by."""
-    text = json.dumps(section, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+def canonical(section: Mapping[str, object]) -> str:
+    """What a compiled program is cached by. Not a digest: hashlib brings OpenSSL, half a MiB that
+    each fork of the zygote would copy the page tables of."""
+    return json.dumps(section, sort_keys=True, separators=(",", ":"))
 
 
 def flags(section: Mapping[str, object]) -> int:
