@@ -17,7 +17,7 @@ Both ends send their hello first and close the connection where the versions do 
     ◄── {"id", "error": {"code", "message"}}  instead of any "ok"
     ◄── {"event": "created", "pid"} ──────  or {"event": "failed", "code", "message"}; only on
                                             the connection the zygote was given
-    ◄── {"event": "exit", …exit record} ──  exit.json is on disk before; then the shim ends
+    ◄── {"event": "exit", …exit record} ──  exit.json is on disk before; then the shim is done
 
     session: STDIN frames (an empty one closes it) and {"do": "resize", "rows", "columns"} or
     {"do": "signal", "signal"} down; STDOUT and STDERR frames and at last

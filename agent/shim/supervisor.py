@@ -35,6 +35,8 @@ from agent.syscalls import supervision
 if TYPE_CHECKING:
     from agent.runtime.preloaded import Preloaded
 
+# A fork costs more than to go on, but what might be left behind shall not add up.
+LIVES_MAX = 32
 CONNECTIONS_MAX = 64
 SEND_TIMEOUT_S = 2.0
 _DESCRIPTORS_MAX = 127
@@ -55,13 +57,33 @@ _CLOEXEC = int(socket.MSG_CMSG_CLOEXEC)
 
 def run(spares: socket.socket, notify: int, preloaded: Preloaded) -> None:
     """Wait for an order, make a container's process, and stay until that has ended and is on
-    record. `notify` is told that this shim is a spare no more."""
+    record; then be a spare again, as long as nothing is left of the container. `notify` is told
+    when this shim is a spare no more (its pid) and when it is one again (+pid)."""
     os.setsid()
     supervision.become_subreaper()
     supervision.set_name(b"bayplan-shim")
-    shim = Shim(preloaded)
-    if shim.begin(spares, notify):
+    for _ in range(LIVES_MAX):
+        shim = Shim(preloaded)
+        if not shim.begin(spares, notify):
+            return
         shim.serve()
+        if not _is_childless():
+            return
+        shim.release()
+        try:
+            os.write(notify, b"+%d" % os.getpid())
+        except OSError:  # the zygote is gone, or too busy to count one more
+            return
+
+
+def _is_childless() -> bool:
+    """Whether no process is left, such as an exec session, that would be another container's."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            continue
+    except ChildProcessError:
+        return True
+    return False
 
 
 class Shim:
@@ -90,8 +112,6 @@ class Shim:
             return False
         process = cloning.obey(*order)
         os.write(notify, b"%d" % os.getpid())
-        os.close(notify)
-        os.close(spares.detach())
         if process is None:
             return False
         pid, pidfd, reply = process
@@ -124,6 +144,7 @@ class Shim:
         self._control = control
         self._connections.add(self._agent)
         self._greeted.add(self._agent)
+        self._own_errors = os.dup(2)
         os.dup2(errors, 2)
         os.close(errors)
 
@@ -254,12 +275,19 @@ class Shim:
             connection.send(event)
         for connection in connections:
             connection.finish(SEND_TIMEOUT_S)
+        self._connections -= self._greeted
 
     def release(self) -> None:
-        """Close what is open: for a shim whose process is to live on."""
-        for fd in (self._wake, self._wake_write, self._stdout, self._stderr, self._timer):
-            os.close(fd)
+        """Close what is open, for a process that is to live on."""
+        signal.set_wakeup_fd(-1)
+        os.dup2(self._own_errors, 2)
         self._epoll.close()
+        for fd in (
+            self._wake, self._wake_write, self._stdout, self._stderr, self._timer, self._control,
+            self._own_errors, *self._connections,
+        ):  # fmt: skip
+            if fd >= 0:
+                os.close(fd)
 
     def _kill(self) -> None:
         """Everything in the container's cgroup; the init also where it has no cgroup yet."""

@@ -6,6 +6,7 @@
     ◄── {"hello": 1, "pid"} ───────────────  and spare shims, which wait for a creator's order
     ── request + SCM_RIGHTS ──────────────►  any creator; the shim answers on the descriptor
                                             ◄── pid of the shim: one spare less
+                                            ◄── +pid of one whose container has ended: one more
     ── end of the stream ──────────────────► zygote, creators and spares end; shims with a
                                             container stay
 
@@ -30,7 +31,9 @@ from agent.shim import container, creator, protocol, rehearsal, supervisor
 from agent.syscalls import descriptors as fds
 from agent.syscalls import processes, supervision
 
+# Shims that wait for an order: at least, and with those whose container has ended at most.
 SPARES = 2
+SPARES_MAX = 4
 CREATORS = 2
 _RESPAWN_DELAY_S = 0.1
 _LARGE_BYTES = 1 << 16
@@ -100,7 +103,11 @@ def main(descriptor: int, cgroup: str = "") -> None:
                 signal.set_wakeup_fd(-1)
                 return
             note = os.read(taken, 16)
-            if len(note) > 1:
+            if note.startswith(b"+"):
+                _waiting.add(int(note))
+                if len(_waiting) > SPARES_MAX:
+                    orders.send(b"")  # whichever spare gets it ends, as at the end of the stream
+            elif len(note) > 1:
                 _waiting.discard(int(note))
             elif len(_waiting) < SPARES:
                 time.sleep(_RESPAWN_DELAY_S)  # a spare died of itself; the next one may as well

@@ -13,7 +13,7 @@ import pytest
 from agent.logs import read
 from agent.shim import protocol
 from agent.shims import ShimError, Shims, State
-from tests.host.shim.conftest import MakeBundle, alive, eventually, next_exit
+from tests.host.shim.conftest import MakeBundle, alive, eventually, next_exit, processes_of
 
 
 async def start(shims: Shims, bundle: MakeBundle, uid: str, *args: str, memory: int = 0) -> int:
@@ -201,3 +201,38 @@ async def test_adoption_in_the_same_process(shims: Shims, bundle: MakeBundle, st
         assert exited.exit_code == 5
     finally:
         await second.close()
+
+
+async def test_a_shim_goes_on_with_the_next_container(
+    shims: Shims, bundle: MakeBundle, state: Path
+) -> None:
+    """One after the other, ever new processes are not needed; what the containers wrote and how
+    they ended is not mixed up, and of a deleted container the shim holds nothing open."""
+    seen = set()
+    for number in range(12):
+        uid = f"n{number}"
+        created = await shims.create(uid, bundle(uid, "sh", "-c", f"echo {uid}; exit {number}"))
+        stat = Path(f"/proc/{created.pid}/stat").read_text()
+        shim = int(stat.rpartition(")")[2].split()[1])
+        seen.add(shim)
+        await shims.run(uid)
+        exited = await next_exit(shims)
+        assert (exited.uid, exited.exit_code) == (uid, number)
+        assert await log(state, uid) == [("stdout", uid.encode())]
+        await shims.delete(uid)
+        await eventually(lambda: processes_of(state) == [])
+    assert len(seen) < 8
+
+
+async def test_a_burst_leaves_few_spares(shims: Shims, bundle: MakeBundle, state: Path) -> None:
+    """Of the shims of many containers at once most end with them."""
+
+    def spares() -> int:
+        children = Path(f"/proc/{shims.zygote_pid}/task/{shims.zygote_pid}/children")
+        names = [Path(f"/proc/{pid}/comm").read_text() for pid in children.read_text().split()]
+        return names.count("bayplan-shim\n")
+
+    await asyncio.gather(*(start(shims, bundle, f"b{n}", "sleep", "60") for n in range(10)))
+    assert spares() >= 10
+    await asyncio.gather(*(shims.delete(f"b{number}") for number in range(10)))
+    await eventually(lambda: spares() <= 4)
