@@ -9,27 +9,83 @@ Nothing here touches the host: file systems are made that are mounted nowhere.
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import json
 import os
 import signal
 import socket
+import time
+from types import FunctionType
 from typing import NoReturn
 
-from agent.runtime import channel, devices, execute, filesystems, handover, masks, options, parse
+from agent.runtime import (
+    channel,
+    devices,
+    execute,
+    filesystems,
+    handover,
+    init,
+    inside,
+    masks,
+    options,
+    parse,
+    start,
+)
 from agent.runtime.cgroups import Cgroup
 from agent.runtime.failure import RuntimeFailure
 from agent.runtime.init import Init
 from agent.runtime.preloaded import Preloaded
 from agent.runtime.stdio import Stdio
-from agent.shim import cloning, container, protocol, supervisor
-from agent.shim.request import Request
-from agent.syscalls import credentials, mounts, namespaces, processes, seccomp, supervision
+from agent.shim import cloning, container, log_writer, protocol, request, supervisor
+from agent.syscalls import (
+    call,
+    credentials,
+    descriptors,
+    mounts,
+    namespaces,
+    paths,
+    processes,
+    seccomp,
+    supervision,
+)
 
 # A function is rewritten at its eighth call, and its parts for what they see at the next.
 _TIMES = 12
+_THREAD_DEADLINE_S = 10.0
 # By every interpreter, but not by what containers run.
 _IGNORED = (signal.SIGPIPE, signal.SIGXFSZ)
+
+
+# Whose functions a shim or an init goes through.
+_MODULES = (
+    supervisor, cloning, log_writer, protocol, request, supervision, processes, call, channel,
+    handover, init, execute, filesystems, inside, devices, masks, mounts, paths, descriptors,
+    credentials, namespaces, seccomp, start,
+)  # fmt: skip
+
+
+def gather() -> None:
+    """Move the code of what is rehearsed from all over the heap to one place: to call a function
+    is to count a reference to its code. In a thread, which malloc gives a heap of its own; it has
+    ended when this returns, since who forks must be alone."""
+    _thread.start_new_thread(_move, ())
+    deadline = time.monotonic() + _THREAD_DEADLINE_S
+    while len(os.listdir("/proc/self/task")) > 1:
+        if time.monotonic() > deadline:
+            raise RuntimeFailure("the thread that moves code does not end")
+        time.sleep(0.001)
+
+
+def _move() -> None:
+    scattered = []
+    for module in _MODULES:
+        for value in vars(module).values():
+            members = vars(value).values() if isinstance(value, type) else (value,)
+            for member in members:
+                if isinstance(member, FunctionType) and member.__module__ == module.__name__:
+                    scattered.append(member.__code__)  # else the next would take its place
+                    member.__code__ = member.__code__.replace()
 
 
 def rehearse(preloaded: Preloaded) -> None:
@@ -46,31 +102,31 @@ def rehearse(preloaded: Preloaded) -> None:
 
 def _init(root: int, preloaded: Preloaded) -> None:
     """The steps of Init that change nothing but what is below `root`."""
-    init = _handed_over(preloaded)
+    sample = _handed_over(preloaded)
     execute.reset_signals()
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
     kept = credentials.capget()
     credentials.capset(*kept)
     namespaces.unshare(0)
-    made = filesystems.prepare(init.mounts)
+    made = filesystems.prepare(sample.mounts)
     try:
         # Before Linux 6.15 nothing can be attached to what is mounted nowhere.
         with contextlib.suppress(OSError, RuntimeFailure):
-            filesystems.attach(root, init.mounts, made, {}, _no_tree)
+            filesystems.attach(root, sample.mounts, made, {}, _no_tree)
     finally:
         for fd in made.values():
             with contextlib.suppress(OSError):  # attached, and closed then
                 os.close(fd)
     with contextlib.suppress(OSError, RuntimeFailure):
         devices.populate(root, (), bind=True)
-        masks.read_only(root, init.config.linux.readonly_paths)
-        masks.mask(root, init.config.linux.masked_paths)
+        masks.read_only(root, sample.config.linux.readonly_paths)
+        masks.mask(root, sample.config.linux.masked_paths)
     credentials.drop_bounding(-1, preloaded.last_capability)
-    if init.program is not None:
-        seccomp.sock_fprog(init.program)
+    if sample.program is not None:
+        seccomp.sock_fprog(sample.program)
     execute.find("true", b"/bin:/usr/bin")
-    execute.environment(init.config.process)
+    execute.environment(sample.config.process)
 
 
 def _no_tree() -> NoReturn:
@@ -94,14 +150,14 @@ def _handed_over(preloaded: Preloaded) -> Init:
         control = socket.SocketType(
             socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, os.dup(theirs.fileno())
         )
-        init = cloning.read_init(3, (-1, -1, blob, 1, 2), control)
+        arrived = cloning.read_init(3, (-1, -1, blob, 1, 2), control)
         for message, fds in ((channel.MAPPED, ()), (channel.ROOT, (blob,)), (channel.READY, ())):
             channel.tell(ours, message, fds)
             for fd in channel.expect(control, message):
                 os.close(fd)
         control.close()
     os.close(blob)
-    return init
+    return arrived
 
 
 def _shim(root: int, preloaded: Preloaded) -> None:
@@ -123,8 +179,8 @@ def _shim(root: int, preloaded: Preloaded) -> None:
         stream.detach(), output, os.dup(output), os.eventfd(0, os.EFD_CLOEXEC),
         supervision.boottime_timer(), os.dup(2), control.detach(),
     )  # fmt: skip
-    request = Request("sample", directory, 1 << 20, 1).encode()
-    shim.take_over(pid, b"1 0 " + request, supervisor.DESCRIPTORS.pack(*handed))
+    asked = request.Request("sample", directory, 1 << 20, 1).encode()
+    shim.take_over(pid, b"1 0 " + asked, supervisor.DESCRIPTORS.pack(*handed))
     agent.sendall(protocol.control({"id": 1, "do": "run"}))
     record = shim.watch()
     agent.close()

@@ -55,6 +55,8 @@ def main(descriptor: int, cgroup: str = "") -> None:
     if cgroup:
         container.leave(cgroup)
     preloaded = container.preload()
+    _fill_up()
+    rehearsal.gather()
     try:
         rehearsal.rehearse(preloaded)
     except (OSError, container.Failure) as error:  # all the same, only slower
@@ -119,9 +121,8 @@ def _fill_up() -> None:
     the first piece of a new pool; a lost cause with another allocator."""
     for size in range(_PIECE_BYTES[0], _PIECE_BYTES[-1] + 1, 16):
         for _ in range(_POOL_BYTES // size * _POOLS_MAX):
-            piece = bytes(size - _BYTES_HEADER)
-            _filling.append(piece)
-            if id(piece) % _POOL_BYTES == _POOL_HEADER:
+            _filling.append(bytes(size - _BYTES_HEADER))
+            if id(_filling[-1]) % _POOL_BYTES == _POOL_HEADER:
                 break
 
 

@@ -84,6 +84,9 @@ def layer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def state(tmp_path: Path) -> Iterator[Path]:
     """A state directory; no shim of it and no cgroup may be left."""
     yield tmp_path
+    until = time.monotonic() + 5 * PATIENCE
+    while processes_of(tmp_path) and time.monotonic() < until:  # one may be about to end
+        time.sleep(0.01)
     assert processes_of(tmp_path) == []
     assert cgroups() == []
     for tree in trees():
