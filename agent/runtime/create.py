@@ -107,7 +107,6 @@ def _new_cgroup(
     wanted = config.linux.resources
     cgroup = cgroups.create(preloaded.hierarchy, path, also=wanted.controllers)
     undo.callback(remove, cgroup)
-    cgroups.apply(cgroup, replace(wanted, cpu_quota_us=None))
     return cgroup
 
 
@@ -187,6 +186,8 @@ def _prepare(
     try:
         _map_ids(pid, init.config)
         channel.tell(ours, channel.MAPPED)
+        # While init still reads what it is to do; nothing of the container's runs before START.
+        cgroups.apply(init.cgroup, replace(init.config.linux.resources, cpu_quota_us=None))
         # Closing a detached mount waits for an RCU grace period: done while init works.
         with contextlib.ExitStack() as held:
             _furnish(pid, init, bundle, preloaded, ours, held)

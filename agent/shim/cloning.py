@@ -22,7 +22,7 @@ import errno
 import os
 import signal
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from socket import SocketType
 from struct import Struct
 from typing import NoReturn
@@ -49,10 +49,12 @@ Process = tuple[int, int, SocketType]
 
 
 class Remote:
-    """A `create.Cloner` by way of `orders`. `reply` is the socket to the shim that cloned."""
+    """A `create.Cloner` by way of `orders`, which does `meanwhile` while a shim clones. `reply` is
+    the socket to that shim."""
 
-    def __init__(self, orders: socket.socket) -> None:
+    def __init__(self, orders: socket.socket, meanwhile: Callable[[], None]) -> None:
         self._orders = orders
+        self._meanwhile = meanwhile
         self.reply: socket.socket | None = None
 
     def __call__(
@@ -80,6 +82,11 @@ class Remote:
         finally:
             os.close(blob)
             theirs.close()
+        try:
+            self._meanwhile()
+        except BaseException:
+            self.close()
+            raise
         message, fds = channel.answer(self.reply, "making the container's process")
         if not message or len(fds) != 1:
             raise RuntimeFailure("the shim that was to make the container's process died")

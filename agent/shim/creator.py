@@ -64,12 +64,15 @@ def _create(
     """Everything `opened` closes here lives on in the shim."""
     request = Request.decode(message)
     stream = opened.enter_context(socket.socket(fileno=os.dup(stream_fd)))
-    shim = opened.enter_context(closing(Remote(orders)))
+    furniture: list[int] = []
+    shim = opened.enter_context(
+        closing(Remote(orders, lambda: furniture.extend(_furnish(request.directory, opened))))
+    )
     try:
         stream.settimeout(HELLO_TIMEOUT_S)
         stream.sendall(protocol.control({"hello": protocol.VERSION, "uid": request.uid}))
         protocol.check_hello(_control_frame(stream))
-        furniture = _furnish(request.directory, opened)
+        fifos = _fifos(request.directory, opened)
         stdout, stderr = _outputs(request.directory, opened)
         created = container.create(
             request.uid, request.directory, stdout, stderr, preloaded, shim
@@ -78,7 +81,7 @@ def _create(
         assert shim.reply is not None
         hooks = created.has_start_hooks or bool(created.state.hooks.poststart)
         head = b"%d %d " % ("pid" in created.state.namespaces, hooks)
-        handed = [stream_fd, *furniture, created.control.fileno()]
+        handed = [stream_fd, *fifos, *furniture, created.control.fileno()]
         socket.send_fds(shim.reply, [head + message], handed)
         stream.sendall(protocol.control({"event": "created", "pid": created.pid}))
     except (container.Failure, OSError, protocol.ProtocolError) as error:
@@ -112,23 +115,30 @@ def _exactly(stream: socket.socket, count: int) -> bytes:
     return read
 
 
+def _fifos(directory: str, opened: ExitStack) -> list[int]:
+    """The shim's ends of the container's output."""
+    for name in (protocol.LOG_DIRECTORY, protocol.STDIO_DIRECTORY):
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(f"{directory}/{name}", 0o700)
+    fifos = []
+    for stream in ("stdout", "stderr"):
+        fifos.append(_fifo(f"{directory}/{protocol.STDIO_DIRECTORY}/{stream}"))
+        opened.callback(os.close, fifos[-1])
+    return fifos
+
+
 def _furnish(directory: str, opened: ExitStack) -> list[int]:
-    """What the shim gets beside the agent's stream, in the order of DESCRIPTORS."""
+    """What else the shim gets, in the order of DESCRIPTORS."""
 
     def closed_later(fd: int) -> int:
         opened.callback(os.close, fd)
         return fd
 
-    for name in (protocol.LOG_DIRECTORY, protocol.STDIO_DIRECTORY):
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(f"{directory}/{name}", 0o700)
-    stdio = f"{directory}/{protocol.STDIO_DIRECTORY}"
-    fifos = [closed_later(_fifo(f"{stdio}/{stream}")) for stream in ("stdout", "stderr")]
     listener = closed_later(_listener(directory))
     timer = closed_later(supervision.boottime_timer())
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
     errors = closed_later(os.open(f"{directory}/shim.err", flags, 0o600))
-    return [*fifos, listener, timer, errors]
+    return [listener, timer, errors]
 
 
 def _fifo(path: str) -> int:
