@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import marshal
 from dataclasses import fields, replace
+from operator import attrgetter
 from socket import SocketType
 from typing import Any
 
@@ -39,10 +40,11 @@ _TYPES: tuple[type, ...] = (
     IdMapping, Device, Hooks, Hook, Cgroup,
 )  # fmt: skip
 _NAMES = tuple(tuple(field.name for field in fields(kind)) for kind in _TYPES)
+_GETTERS = tuple(attrgetter(*names) for names in _NAMES)
 _NUMBERS = {kind: number for number, kind in enumerate(_TYPES)}
 _SEQUENCE = -1
 _KIND = -2
-_PLAIN = (str, bytes, int, bool, float, type(None), frozenset)
+_PLAIN = frozenset((str, bytes, int, bool, float, type(None), frozenset))
 # Of each type what writes its fields, made here side by side: to go by the names would write to
 # each name and each descriptor, which lie all over the heap.
 _SETTERS = tuple(
@@ -82,16 +84,17 @@ def _flatten(value: object) -> Any:
         return value
     if kind in _NUMBERS:
         number = _NUMBERS[kind]
-        return [number, *(_flatten(getattr(value, name)) for name in _NAMES[number])]
+        fields_ = _GETTERS[number](value)
+        return [number, *[i if type(i) in _PLAIN else _flatten(i) for i in fields_]]
+    if isinstance(value, tuple | list):
+        given = [i if type(i) in _PLAIN else _flatten(i) for i in value]
+        return [_SEQUENCE, *given] if any(type(i) is list for i in given) else tuple(given)
+    if isinstance(value, dict):
+        return {key: _flatten(item) for key, item in value.items()}
     if isinstance(value, Kind):
         return [_KIND, str(value)]
     if isinstance(value, SocketType | Stdio):
         return None
-    if isinstance(value, dict):
-        return {key: _flatten(item) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        items = [_flatten(item) for item in value]
-        return [_SEQUENCE, *items] if any(type(i) is list for i in items) else tuple(items)
     raise TypeError(f"a container's init is not told of {kind.__name__}")
 
 

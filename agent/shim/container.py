@@ -109,7 +109,7 @@ def create(
     )
     path = f"{directory}/{STATE}"
     with open(path + ".new", "w", encoding="utf-8") as file:
-        json.dump(created.state.to_json(), file)
+        file.write(json.dumps(created.state.to_json()))  # json.dump() would go by Python code
     os.rename(path + ".new", path)
     return created
 
