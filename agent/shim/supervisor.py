@@ -62,12 +62,12 @@ def run(spares: socket.socket, notify: int, preloaded: Preloaded) -> None:
     os.setsid()
     supervision.become_subreaper()
     supervision.set_name(b"bayplan-shim")
-    for _ in range(LIVES_MAX):
+    for left in reversed(range(LIVES_MAX)):
         shim = Shim(preloaded)
         if not shim.begin(spares, notify):
             return
         shim.serve()
-        if not _is_childless():
+        if not left or not _is_childless():
             return
         shim.release()
         try:

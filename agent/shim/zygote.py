@@ -44,7 +44,8 @@ _POOL_HEADER = 48
 _POOLS_MAX = 8
 _BYTES_HEADER = sys.getsizeof(b"")
 _filling: list[bytes] = []
-_zygote_pid = os.getpid()
+# Of the living shims those that wait for an order; a shim's word may arrive after its end.
+_shims: set[int] = set()
 _waiting: set[int] = set()
 _creators: set[int] = set()
 
@@ -99,14 +100,17 @@ def main(descriptor: int, cgroup: str = "") -> None:
         while len(_creators) < CREATORS:
             _creators.add(_fork(taken, create))
         while len(_waiting) < SPARES:
-            _waiting.add(_fork(taken, shim))
+            spare = _fork(taken, shim)
+            _shims.add(spare)
+            _waiting.add(spare)
         for fd, _ in poll.poll():
             if fd == descriptor:
                 signal.set_wakeup_fd(-1)
                 return
             note = os.read(taken, 16)
+            _reap()
             if note.startswith(b"+"):
-                _waiting.add(int(note))
+                _waiting.update(_shims & {int(note)})
                 if len(_waiting) > SPARES_MAX:
                     orders.send(b"")  # whichever spare gets it ends, as at the end of the stream
             elif len(note) > 1:
@@ -127,11 +131,15 @@ def _fill_up() -> None:
 
 
 def _on_child(number: int, frame: FrameType | None) -> None:
-    """Reap shims that have ended. In a shim, which inherits the handler, do nothing."""
-    if os.getpid() != _zygote_pid:
-        return
+    """The byte that the signal puts on the wakeup descriptor is what counts, also in a shim, which
+    inherits the handler."""
+
+
+def _reap() -> None:
+    """Here and not in the handler, which could come between a fork and its pid being noted."""
     try:
         while (pid := os.waitpid(-1, os.WNOHANG)[0]) != 0:
+            _shims.discard(pid)
             _waiting.discard(pid)
             _creators.discard(pid)
     except ChildProcessError:
