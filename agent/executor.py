@@ -8,6 +8,7 @@ whose containers run on.
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from typing import Any, Final, TypeVar, assert_never
 
 import structlog
 
+from agent.bundle import passwd, signals
 from agent.bundle.bundles import Bundles, Sources
 from agent.checkpoint import Checkpoint
 from agent.core import AgentCore
@@ -282,22 +284,34 @@ class Executor:
         return on.VolumesReady(uid=assignment.task.uid)
 
     async def _sources(self, assignment: Assignment) -> Sources:
-        """Where the binds and volumes of the task are on this host. Raises VolumeError."""
+        """Where the binds and volumes of the task are on this host. Raises VolumeError,
+        UnknownUser."""
         volumes: dict[str, str] = {}
         binds: dict[str, str] = {}
         for mount in assignment.template.mounts:
             if mount.kind is MountKind.BIND:
                 binds[mount.source] = str(await self._parts.volumes.bind(mount.source))
             elif mount.kind is MountKind.VOLUME:
-                path = await self._parts.volumes.ensure(assignment.task.namespace, mount.source)
+                owner = await asyncio.to_thread(self._user, assignment)
+                path = await self._parts.volumes.ensure(
+                    assignment.task.namespace, mount.source, owner=(owner.uid, owner.gid)
+                )
                 volumes[mount.source] = str(path)
         return Sources(volumes=volumes, binds=binds)
 
-    async def _create(self, assignment: Assignment, incarnation: int) -> on.Event:
-        uid, template = assignment.task.uid, assignment.template
+    def _user(self, assignment: Assignment) -> passwd.User:
+        image = self._image(assignment.task.uid)
+        return passwd.resolve(assignment.template.user or image.config.user, image.layers)
+
+    def _image(self, uid: str) -> Image:
         image = self._images.get(uid)
         if image is None:
             raise ShimError("state", "the image of the task is not known any more")
+        return image
+
+    async def _create(self, assignment: Assignment, incarnation: int) -> on.Event:
+        uid, template = assignment.task.uid, assignment.template
+        image = self._image(uid)
         async with self._starts:
             base = 0
             if template.user_namespace is UserNamespace.PRIVATE:
@@ -330,7 +344,9 @@ class Executor:
         return on.Started(uid=uid, incarnation=incarnation)
 
     async def _signal(self, command: do.Signal) -> None:
-        await self._parts.shims.signal(command.uid, self._parts.bundles.signal(command.signal))
+        # An image may name anything; what is no signal means the usual one.
+        number = signals.number(command.signal) or int(signal.SIGTERM)
+        await self._parts.shims.signal(command.uid, number)
 
     async def _kill(self, uid: str) -> None:
         await self._parts.shims.kill(uid)

@@ -8,7 +8,6 @@ gRPC's flow control holds the reader of a log back, and a process whose output n
 from __future__ import annotations
 
 import asyncio
-import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import structlog
 from grpc import aio
 
 from agent import logs
+from agent.bundle import signals
 from agent.shims import ExecSession, ShimError
 from bayplan.model.errors import BayplanError, NotFound
 from bayplan.wire._pb.bayplan.v1 import dispatcher_pb2 as pb
@@ -283,8 +283,7 @@ async def _input(item: pb.ExecInput, session: ExecSession) -> None:
         case "resize":
             await session.resize(item.resize.rows, item.resize.columns)
         case "signal":
-            number = getattr(signal, item.signal, None)
-            if isinstance(number, signal.Signals):
+            if (number := signals.number(item.signal)) is not None:
                 await session.signal(number)
         case _:
             pass

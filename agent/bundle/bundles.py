@@ -11,7 +11,6 @@ import json
 import os
 import platform
 import shutil
-import signal
 import stat
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -187,15 +186,6 @@ class Bundles:
                 "additionalGids": list(found.additional_gids),
             }
         return process
-
-    @staticmethod
-    def signal(name: str) -> int:
-        """`SIGTERM`, `TERM` or `15` as a number; what is none of these counts as SIGTERM."""
-        text = name.strip().upper()
-        if text.isdecimal() and 0 < int(text) <= signal.SIGRTMAX:
-            return int(text)
-        found = getattr(signal, text if text.startswith("SIG") else f"SIG{text}", None)
-        return int(found) if isinstance(found, signal.Signals) else int(signal.SIGTERM)
 
 
 def _device_node(path: str) -> config.DeviceNode:

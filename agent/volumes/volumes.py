@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import stat
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,16 +51,33 @@ class Volumes:
         self._volumes = state_directory / "volumes"
         self._secrets = state_directory / "secrets"
         self._bind_allowed = tuple(bind_allowed)
+        self._making = threading.Lock()
 
-    async def ensure(self, namespace: str, name: str) -> Path:
-        """The directory of a named volume, made where there is none. Ids in it are those of the
-        container. Raises VolumeError."""
+    async def ensure(self, namespace: str, name: str, *, owner: tuple[int, int] = (0, 0)) -> Path:
+        """The directory of a named volume, made where there is none, and then given to `owner`
+        (uid, gid). One that is there stays as it is, whoever asks for it. Ids in it are those of
+        the container. Raises VolumeError."""
         for part in (namespace, name):
             if not _NAME.fullmatch(part):
                 raise VolumeError(f'"{part}" cannot name a volume; use letters, digits, - _ .')
         path = self._volumes / namespace / name
-        await asyncio.to_thread(_make_directory, path)
+        await asyncio.to_thread(self._make_directory, path, owner)
         return path
+
+    def _make_directory(self, path: Path, owner: tuple[int, int]) -> None:
+        """It appears by a rename, as its owner's: who is interrupted leaves nothing that would
+        pass for a volume that was there."""
+        with self._making:
+            if path.is_symlink() or (path.exists() and not path.is_dir()):
+                raise VolumeError(f"{path} is not a directory")
+            if path.exists():
+                return
+            path.parent.parent.mkdir(mode=0o700, exist_ok=True, parents=True)
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            new = path.parent / f".new-{path.name}"  # no volume's name begins with a dot
+            new.mkdir(mode=0o755, exist_ok=True)
+            os.chown(new, *owner)
+            new.rename(path)
 
     async def bind(self, source: str) -> Path:
         """An existing path of the host that the configuration allows, links resolved without
@@ -138,16 +155,6 @@ class Volumes:
             for directory in self._secrets.iterdir():
                 if directory.name not in keep:
                     _discard(directory)
-
-
-def _make_directory(path: Path) -> None:
-    path.parent.parent.mkdir(mode=0o700, exist_ok=True, parents=True)
-    path.parent.mkdir(mode=0o700, exist_ok=True)
-    try:
-        path.mkdir(mode=0o755)
-    except FileExistsError:
-        if not stat.S_ISDIR(path.lstat().st_mode):
-            raise VolumeError(f"{path} is not a directory") from None
 
 
 def _write_secrets(directory: Path, secrets: Sequence[_Secret]) -> None:

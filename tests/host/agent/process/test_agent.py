@@ -7,6 +7,7 @@ import asyncio
 import os
 import signal
 import subprocess
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -147,6 +148,88 @@ async def test_secrets_volumes_logs_and_exec(controller: Controller, machine: Ma
             if frame.exec_output.WhichOneof("output") == "exit_code":
                 code = frame.exec_output.exit_code
     assert (output, code) == (b"typed\n101\n", 7)
+
+
+async def test_a_swapped_directory_leads_nowhere_else(
+    controller: Controller, machine: Machine, tmp_path: Path
+) -> None:
+    """While somebody swaps what is to be mounted for a link that leads out, a task gets what was
+    allowed or is refused; never what lies outside."""
+    allowed, outside, aside = tmp_path / "allowed", tmp_path / "outside", tmp_path / "aside"
+    for directory in (allowed / "shared", outside):
+        directory.mkdir(parents=True)
+        (directory / "whose").write_text(f"{directory.name}\n")
+    settings = tmp_path / "agent.yaml"
+    settings.write_text(f"allow: {{bind: [{allowed}]}}\n")
+    stop = threading.Event()
+
+    def swap() -> None:
+        while not stop.wait(0.03):
+            (allowed / "shared").rename(aside)
+            (allowed / "shared").symlink_to(outside)
+            stop.wait(0.01)
+            (allowed / "shared").unlink()
+            aside.rename(allowed / "shared")
+
+    machine.start("--config", str(settings))
+    await controller.until(lambda: controller.hellos)
+    swapping = threading.Thread(target=swap)
+    swapping.start()
+    try:
+        for number in range(1, 25):
+            task = an_assignment(
+                f"t{number}",
+                slot=number,
+                command=("cat", "/data/whose"),
+                restart=RestartPolicy(condition=RestartCondition.NEVER),
+                mounts=(
+                    Mount(target="/data", kind=MountKind.BIND, source=str(allowed / "shared")),
+                ),
+            )
+            await controller.assign(task)
+            await asyncio.sleep(0.05)  # so that they meet the swaps at different moments
+        states = [
+            (await controller.until_state(uid, "complete", "failed", "rejected")).state
+            for uid in controller.assignments
+        ]
+    finally:
+        stop.set()
+        swapping.join()
+    assert TaskState.COMPLETE in states
+    said = [f.read_text() for f in (machine.state / "tasks").glob("*/log/*") if f.is_file()]
+    assert not [text for text in said if "outside" in text]
+    assert [text for text in said if "shared" in text]
+
+
+async def test_a_volume_is_for_the_tasks_user(controller: Controller, machine: Machine) -> None:
+    """A new one can be written to by who runs in the container, and the next task finds it so."""
+    write = ("sh", "-c", "echo kept >/data/x && cat /data/x && exec sleep 1000")
+    controller.assignments["t1"] = an_assignment(
+        command=write,
+        user="web",
+        mounts=(Mount(target="/data", kind=MountKind.VOLUME, source="v"),),
+        restart=RestartPolicy(condition=RestartCondition.NEVER),
+    )
+    machine.start()
+    status = await controller.until_state("t1", "running", "failed", "rejected")
+    assert status.state is TaskState.RUNNING, status.message
+    found = (machine.state / "volumes/prod/v").stat()
+    assert (found.st_uid, found.st_gid) == (101, 101)
+
+
+async def test_a_real_time_stop_signal_arrives(controller: Controller, machine: Machine) -> None:
+    """As itself: SIGRTMIN+3, by which systemd in a container shuts down."""
+    number = signal.SIGRTMIN + 3
+    task = an_assignment(
+        command=("sh", "-c", f"trap 'exit 42' {number}; while :; do sleep 0.05; done"),
+        stop=StopPolicy(signal="SIGRTMIN+3", grace_s=5.0),
+    )
+    controller.assignments["t1"] = task
+    machine.start()
+    await controller.until_state("t1", "running")
+    await asyncio.sleep(0.3)  # the trap is set
+    await controller.assign(shut(task))  # type: ignore[arg-type]
+    assert (await controller.until_state("t1", "shutdown")).exit_code == 42
 
 
 async def test_a_task_gets_its_devices_and_no_others(

@@ -33,6 +33,18 @@ async def test_a_bind_cannot_leave_what_is_allowed(tmp_path: Path) -> None:
         await volumes.bind(str(allowed / "none"))
 
 
+async def test_a_new_volume_belongs_to_its_first_task(tmp_path: Path) -> None:
+    """From its first moment on; one that is there stays whose it is, and so does what is in it."""
+    volumes = Volumes(tmp_path)
+    left_over = tmp_path / "volumes/prod/.new-data"
+    left_over.mkdir(parents=True)  # an agent that ended in between
+    path = await volumes.ensure("prod", "data", owner=(1000, 1001))
+    assert (path.stat().st_uid, path.stat().st_gid) == (1000, 1001)
+    assert not left_over.exists()
+    again = await volumes.ensure("prod", "data", owner=(7, 7))
+    assert (again.stat().st_uid, again.stat().st_gid) == (1000, 1001)
+
+
 async def test_a_named_volume_stays(tmp_path: Path) -> None:
     """One directory for a name, in its namespace."""
     volumes = Volumes(tmp_path)
