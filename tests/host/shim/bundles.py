@@ -13,7 +13,7 @@ APPLETS = (
     "sh", "true", "false", "sleep", "cat", "echo", "tty", "stty", "id", "kill", "head", "tail",
     "dd", "yes", "ls", "env", "printf",
 )  # fmt: skip
-CGROUP = "bayplan-shim-test"
+CGROUP = f"bayplan-shim-test-{os.getpid()}"
 ID_BASE = 700_000
 CAPABILITIES = ["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_KILL", "CAP_SETGID", "CAP_SETUID"]
 
