@@ -208,7 +208,12 @@ class Controller:
             return {k: kek.open(v, secret_context(*where, k)) for k, v in secret.sealed.items()}
 
         leading = Leading(
-            parts.store, term.guard, time.time, open_secret, version=bayplan.__version__
+            parts.store,
+            term.guard,
+            time.time,
+            open_secret,
+            version=bayplan.__version__,
+            policy=self._config.placement_policy,
         )
         self._leading = leading
         self._dispatcher.lead(leading.hub)

@@ -20,6 +20,7 @@ from typing import Any, Final
 import yaml
 
 from bayplan.model.errors import InvalidSpec
+from bayplan.model.service import PlacementPolicy
 
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
@@ -61,6 +62,7 @@ class Config:
     kek_file: Path
     subnet_pool: str
     subnet_prefix: int
+    placement_policy: PlacementPolicy
     log_level: str
     reissue_admin: bool = False
 
@@ -98,6 +100,12 @@ SETTINGS: Final = (
     _Setting("kek-file", "", "FILE", "key-encryption key (default: DIR/kek.key)"),
     _Setting("subnet-pool", "10.96.0.0/12", "CIDR", "what node subnets are cut from, once"),
     _Setting("subnet-prefix", "24", "BITS", "size of a node's subnet"),
+    _Setting(
+        "placement-policy",
+        "spread",
+        "POLICY",
+        "of services that say nothing: spread, pack, balance",
+    ),
     _Setting("log-level", "info", "LEVEL", "debug, info, warning or error"),
 )
 
@@ -197,6 +205,7 @@ class _Reader:
             kek_file=Path(kek).absolute() if kek else state_dir / "kek.key",
             subnet_pool=pool,
             subnet_prefix=prefix,
+            placement_policy=self._policy(),
             log_level=self._level(),
         )
 
@@ -281,6 +290,12 @@ class _Reader:
                 "subnet-prefix", f"must be between the pool's {pool.prefixlen} and 28"
             )
         return str(pool), int(prefix)
+
+    def _policy(self) -> PlacementPolicy:
+        known = [p for p in PlacementPolicy if p is not PlacementPolicy.CLUSTER]
+        if self._values["placement-policy"] not in known:
+            raise self._wrong("placement-policy", f"is none of {', '.join(known)}")
+        return PlacementPolicy(self._values["placement-policy"])
 
     def _level(self) -> str:
         level = self._values["log-level"]

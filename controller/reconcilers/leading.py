@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from bayplan.model.service import PlacementPolicy
 from controller.reconcilers import loop, placement
 from controller.reconcilers.assignments import OpenSecret
 from controller.reconcilers.history import History
@@ -31,12 +32,13 @@ class Leading:
         open_secret: OpenSecret,
         *,
         version: str = "",
+        policy: PlacementPolicy = PlacementPolicy.SPREAD,
     ) -> None:
         now = clock()
         self.sessions = Sessions(open_secret, version=version)
         self.hub = SessionHub(self.sessions, store, guard, clock)
         self.services = Services()
-        self.placement = Placement(seed=guard.create_revision)
+        self.placement = Placement(seed=guard.create_revision, policy=policy)
         self.nodes = Nodes(self.sessions.heard, now)
         self.history = History(now)
         self._store, self._guard, self._clock = store, guard, clock

@@ -53,6 +53,7 @@ class Played:
     image: str
     slot: str
     incarnation: int
+    resources: Resources = field(default_factory=Resources)
     running: bool = False
     exited: bool = False
     exit_code: int = 0
@@ -281,7 +282,8 @@ class Host:
                 task = assignment.task
                 slot = f"{task.namespace}/{task.service}.{task.slot}"
                 image = assignment.template.image
-                self.containers[task.uid] = Played(task.uid, image, slot, incarnation)
+                asked = assignment.template.resources
+                self.containers[task.uid] = Played(task.uid, image, slot, incarnation, asked)
                 return on.Created(uid=task.uid, incarnation=incarnation, pid=1)
             case do.AttachNetwork(uid=uid, incarnation=incarnation):
                 return on.Attached(uid=uid, incarnation=incarnation, address="10.0.0.1")

@@ -30,6 +30,8 @@ class Watch:
         self.before = Tables()
         self.uids: dict[str, str] = {}
         self.gone: set[str] = set()
+        self._known: set[str] = set()
+        self._known_at = -1
 
     def check(self, tables: Tables) -> None:
         """Of the tables: histories of tasks, owners, slots, nodes."""
@@ -84,7 +86,9 @@ class Watch:
                 assert value.node == was_task.value.node, f"task {key[1]} changed its node"
 
     def check_hosts(self) -> None:
-        """Of the containers: a volume, which is a directory of its host, has one writer."""
+        """Of the containers: a volume, which is a directory of its host, has one writer; those
+        whose end the controller does not know of have the room they asked for."""
+        self._check_room()
         for host in self.world.hosts.values():
             writers: dict[str, list[str]] = defaultdict(list)
             for container in host.containers.values():
@@ -92,6 +96,19 @@ class Watch:
                     writers[container.slot].append(container.uid)
             for slot, found in writers.items():
                 assert len(found) == 1, f"{slot} has several writers on {host.name}: {found}"
+
+    def _check_room(self) -> None:
+        tables = self.before
+        if tables.revision != self._known_at:
+            self._known_at = tables.revision
+            over = {s.value.uid for s in tables.status.values() if s.value.state in FINAL}
+            self._known = {s.value.uid for s in tables.tasks.values()} - over
+        for host in self.world.hosts.values():
+            used = Resources()
+            for container in host.containers.values():
+                if container.running and container.uid in self._known:
+                    used += container.resources
+            assert used.fits_in(ALLOCATABLE), f"containers of {host.name} hold {used}"
 
 
 def wanted(task: Task, tables: Tables) -> bool:

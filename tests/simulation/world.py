@@ -269,7 +269,16 @@ class World:
         update = spec.pop("update", None) or UpdatePolicy(
             monitor_s=1.0, progress_deadline_s=30.0, max_surge=1, max_unavailable=0
         )
-        full = ServiceSpec(name=name, template=template, update=update, replicas=replicas, **spec)
+        # Nothing else can take the place of a volume's one node.
+        priority = 1 if volume else 0
+        full = ServiceSpec(
+            name=name,
+            template=template,
+            update=update,
+            replicas=replicas,
+            priority=priority,
+            **spec,
+        )
         generation = held.value.generation + 1 if held else 1
         template_hash = f"{hash_of(template)}"
         uid = held.value.uid if held else f"{name}-{self.store.tables.revision}"

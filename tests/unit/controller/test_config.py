@@ -50,6 +50,10 @@ def test_toml_with_a_list(tmp_path: Path) -> None:
         (["--name=No Name"], "--name 'No Name' is not a name"),
         (["--subnet-pool=10.0.0.0/99"], "--subnet-pool '10.0.0.0/99' is not an IPv4 network"),
         (["--subnet-prefix=8"], "--subnet-prefix '8' must be between the pool's 12 and 28"),
+        (
+            ["--placement-policy=cluster"],
+            "--placement-policy 'cluster' is none of spread, pack, balance",
+        ),
         (["--log-level=loud"], "--log-level 'loud' is none of debug, info, warning, error"),
         (["--config=/nowhere.yaml"], "cannot read --config /nowhere.yaml: No such file"),
     ],

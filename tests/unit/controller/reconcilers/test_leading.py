@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from bayplan.model.node import NodeReport
+from bayplan.model.service import Placement, PlacementPolicy
 from bayplan.model.task import FINAL, DesiredState, TaskState, TaskStatus
 from controller.reconcilers.hub import QUEUE_MAX, Session, SessionHub
 from controller.reconcilers.leading import Leading
@@ -70,8 +71,10 @@ def a_store(**hooks: Callable[[Changes], None]) -> tuple[Rig, Guard]:
 
 
 @asynccontextmanager
-async def leading(rig: Rig, guard: Guard) -> AsyncIterator[Leading]:
-    leader = Leading(rig.store, guard, time.time, lambda secret: {})
+async def leading(
+    rig: Rig, guard: Guard, policy: PlacementPolicy = PlacementPolicy.SPREAD
+) -> AsyncIterator[Leading]:
+    leader = Leading(rig.store, guard, time.time, lambda secret: {}, policy=policy)
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(leader.run())]
         tasks += [group.create_task(obey(leader.hub, node)) for node in ("h1", "h2")]
@@ -103,6 +106,17 @@ async def test_a_hundred_replicas_start_and_stop() -> None:
         await until(rig, lambda: not rig.store.tables.services)
         assert not rig.store.tables.tasks
         assert not rig.store.tables.status
+
+
+async def test_the_policy_is_the_clusters_unless_the_service_names_one() -> None:
+    """Two tasks share a node where the cluster packs, and do not where their service spreads."""
+    rig, guard = a_store()
+    async with leading(rig, guard, PlacementPolicy.PACK):
+        rig.apply(2)
+        rig.apply(2, name="even", placement=Placement(policy=PlacementPolicy.SPREAD))
+        await until(rig, lambda: running(rig) == 4)
+    assert len({t.node for t in rig.tasks()}) == 1
+    assert len({t.node for t in rig.tasks(name="even")}) == 2
 
 
 async def test_why_a_task_waits_is_known() -> None:
