@@ -59,7 +59,7 @@ def stands_by(situation: Situation, rollout: Rollout) -> bool:
 def gates(situation: Situation, rollout: Rollout) -> tuple[Gate, ...]:
     """All gates of a rollout under way, also those it has passed."""
     over = rollout.state in (RolloutState.COMPLETE, RolloutState.ROLLED_BACK)
-    if over or not rollout.from_generation or not gated(situation):
+    if over or rollout.going_back or not rollout.from_generation or not gated(situation):
         return ()
     policy = situation.service.value.spec.update
     total = len(situation.wanted_slots)

@@ -190,3 +190,17 @@ def test_labels_and_replicas_restart_nothing() -> None:
     rig.apply(4, version="a", labels={"team": "shop"}, priority=7)
     rig.run(rounds=6)
     assert rig.names() == ["web.1.1", "web.2.1", "web.3.1", "web.4.1"]
+
+
+def test_the_good_version_applied_while_going_back_to_it_has_no_gate() -> None:
+    """The same template again takes over the rollback, and ends with it."""
+    rig = a_service(2, canary=Portion(count=1), max_surge=0, max_unavailable=1)
+    update(rig)
+    rig.run(rounds=3)
+    (canary,) = [t for t in rig.live() if t.generation == 2]
+    rig.report(canary, TaskState.FAILED, exit_code=1)
+    rig.settle()
+    assert rig.rollout.state is RolloutState.ROLLING_BACK
+    update(rig, "a")
+    rig.run(rounds=80)
+    assert (rig.versions(), rig.rollout.state) == (["a", "a"], RolloutState.ROLLED_BACK)
