@@ -33,7 +33,8 @@ COMMAND_S = 30.0
 SLEEP = ["sleep", "1000"]
 # Verbs between creation and the end, with how often each is drawn.
 VERBS = {"start": 5, "kill": 2, "pause": 3, "resume": 3, "exec": 3, "delete": 1, "state": 1}
-KILLED_AFTER_MAX_S = 0.03
+# Before it is known how long a verb takes here.
+VERB_S = 0.02
 
 
 @dataclass
@@ -43,6 +44,7 @@ class Commands:
     directory: Path
     process: subprocess.Popen[bytes]
     sock: socket.socket
+    took_s: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def start(cls, directory: Path) -> Commands:
@@ -65,12 +67,20 @@ class Commands:
         root = str(self.directory / "state")
         self.sock.send(json.dumps([["--root", root, *arguments], str(output)]).encode())
         pid = int(self.sock.recv(64))
+        begun = time.monotonic()
         if killed_after_s is not None:
             time.sleep(killed_after_s)
             # Reaped only after it has answered: the pid is still its own, or nobody's.
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        return int(self.sock.recv(64)), output.read_text()
+        status = int(self.sock.recv(64))
+        if status == 0:
+            self.took_s[arguments[0]] = time.monotonic() - begun
+        return status, output.read_text()
+
+    def moment(self, verb: str, chance: random.Random) -> float:
+        """When to kill it, in seconds after its beginning: at times just too late."""
+        return chance.uniform(0, 1.2 * self.took_s.get(verb, VERB_S))
 
     def descriptors(self) -> int:
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
@@ -126,12 +136,12 @@ class Life:
     def step(self, verb: str, *arguments: str) -> None:
         """One verb, which may be killed, or whose container may."""
         fate = self.chance.random()
-        after_s = self.chance.uniform(0, KILLED_AFTER_MAX_S) if fate < 0.3 else None
+        after_s = self.commands.moment(verb, self.chance) if fate < 0.3 else None
         killer = None
         if 0.3 <= fate < 0.45 and (state := self.state()) is not None:
             # A timer's thread, since the verb runs in another process.
             killer = threading.Timer(
-                self.chance.uniform(0, KILLED_AFTER_MAX_S), end, [state.pid, state.pid_start_ticks]
+                self.commands.moment(verb, self.chance), end, [state.pid, state.pid_start_ticks]
             )
             killer.start()
         status, said = self.commands.call(verb, *arguments, killed_after_s=after_s)
