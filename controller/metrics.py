@@ -20,6 +20,13 @@ class Metrics:
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
+        self._itself(registry)
+        self._store(registry)
+        self._edge(registry)
+        self._cluster(registry)
+
+    def _itself(self, registry: CollectorRegistry) -> None:
+        """This controller."""
         self.build = Gauge(
             "bayplan_controller_build_info",
             "1, with the version as a label.",
@@ -29,6 +36,14 @@ class Metrics:
         self.leader = Gauge(
             "bayplan_controller_leader", "1 where this controller leads.", registry=registry
         )
+        self.loop_lag = Gauge(
+            "bayplan_controller_event_loop_lag_seconds",
+            "How late the event loop was at its last measurement.",
+            registry=registry,
+        )
+
+    def _store(self, registry: CollectorRegistry) -> None:
+        """What is decided and written."""
         self.decisions = Counter(
             "bayplan_controller_decisions",
             "Groups of changes that loops and calls decided, by the kind of object first in them.",
@@ -47,12 +62,6 @@ class Metrics:
             buckets=_COMMIT_BUCKETS,
             registry=registry,
         )
-        self.calls = Counter(
-            "bayplan_controller_calls",
-            "Calls of operators and agents, by call and status.",
-            ["call", "status"],
-            registry=registry,
-        )
         self.revision = Gauge(
             "bayplan_controller_store_revision",
             "Revision of the mirror of the store.",
@@ -64,6 +73,31 @@ class Metrics:
             ["kind"],
             registry=registry,
         )
+
+    def _edge(self, registry: CollectorRegistry) -> None:
+        """Who calls and who is connected."""
+        self.calls = Counter(
+            "bayplan_controller_calls",
+            "Calls of operators and agents, by call and status.",
+            ["call", "status"],
+            registry=registry,
+        )
+        self.sessions = Gauge(
+            "bayplan_controller_sessions", "Agents' sessions held here.", registry=registry
+        )
+        self.tunnels = Gauge(
+            "bayplan_controller_tunnels",
+            "Tunnels for logs and exec that are open.",
+            registry=registry,
+        )
+        self.streams = Gauge(
+            "bayplan_controller_streams",
+            "Streams of operators and agents that are open.",
+            registry=registry,
+        )
+
+    def _cluster(self, registry: CollectorRegistry) -> None:
+        """What the cluster is made of, by state."""
         self.queue = Gauge(
             "bayplan_controller_pending_tasks",
             "Tasks that wait for a node.",
@@ -85,23 +119,5 @@ class Metrics:
             "bayplan_controller_nodes",
             "Nodes by state.",
             ["state"],
-            registry=registry,
-        )
-        self.sessions = Gauge(
-            "bayplan_controller_sessions", "Agents' sessions held here.", registry=registry
-        )
-        self.tunnels = Gauge(
-            "bayplan_controller_tunnels",
-            "Tunnels for logs and exec that are open.",
-            registry=registry,
-        )
-        self.streams = Gauge(
-            "bayplan_controller_streams",
-            "Streams of operators and agents that are open.",
-            registry=registry,
-        )
-        self.loop_lag = Gauge(
-            "bayplan_controller_event_loop_lag_seconds",
-            "How late the event loop was at its last measurement.",
             registry=registry,
         )
