@@ -61,11 +61,23 @@ class Settings:
         # Shorter than the whole, so that who does not answer is told rather than that time is up.
         patience_s = min(PATIENCE_S, 0.7 * (self.timeout_s or CALL_TIMEOUT_S))
         return Client(
-            self.controllers or context.controllers,
+            self.addresses(),
             Credentials.from_files(context.ca, context.cert, context.key),
             on_wait=self.wait,
             patience_s=patience_s,
         )
+
+    def addresses(self) -> tuple[str, ...]:
+        """HOST:PORT of the controllers that are known here."""
+        return self.controllers or self.chosen().controllers
+
+    def client_of(self, address: str) -> Client:
+        """A client of one controller, which does not wait for it."""
+        from bayplan.client import Client, Credentials
+
+        context = self.chosen()
+        credentials = Credentials.from_files(context.ca, context.cert, context.key)
+        return Client((address,), credentials, patience_s=0.0)
 
     def call(
         self, work: Callable[[Client], Coroutine[Any, Any, T]], *, unbounded: bool = False
@@ -130,6 +142,15 @@ def parse_duration(text: str) -> float:
         raise InvalidSpec(str(error)) from None
 
 
+def parse_namespace(text: str) -> str:
+    """The name of a namespace. Raises InvalidSpec: nothing can be in one with another name."""
+    from bayplan.model.validate.names import check_name
+
+    for problem in check_name(text, ()):
+        raise InvalidSpec(f"namespace: {problem.message}")
+    return text
+
+
 def token_lifetime(text: str) -> float:
     """Like `parse_duration`, and not nothing, which a controller takes for its default."""
     lifetime_s = parse_duration(text)
@@ -142,6 +163,8 @@ def _keep(name: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
     def callback(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
         if parameter.name == "timeout":
             value = _seconds(context, parameter, value)
+        if parameter.name == "namespace" and value is not None:
+            value = parse_namespace(value)
         if value not in (None, (), ""):
             setattr(context.ensure_object(Settings), name, value)
         return value

@@ -69,6 +69,8 @@ class Reads(ControlServicer):
             nodes_ready=states.count(NodeState.READY),
             nodes_total=len(tables.nodes),
             frozen_reason=parts.frozen(),
+            address=parts.addresses.control,
+            leads=parts.leadership.guard is not None,
         )
         identity = CALLER.get().identity
         if identity is not None:

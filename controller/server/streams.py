@@ -17,6 +17,7 @@ from bayplan.wire.acceptance import accept
 from controller.server import kinds
 from controller.server.auth import CALLER
 from controller.server.intent import find_service
+from controller.server.ordering import Lane, Ordered
 from controller.server.parts import Parts
 from controller.server.tunnels import Frame, Tunnel, TunnelEnded
 from controller.server.views.tasks import present, status_of, task_state
@@ -26,21 +27,24 @@ log = structlog.get_logger(__name__)
 
 LOG_TASKS_MAX: Final = 200
 """Tasks whose logs one call follows."""
-LINES_MAX: Final = 256
-"""Messages queued towards the operator."""
+ORDER_S: Final = 10.0
+"""How long the lines of other tasks wait for one whose log does not come."""
+ORDER_LIVE_S: Final = 0.2
+"""The same while they are followed, and most logs have nothing to say."""
 RECONNECT_S: Final = 1.0
 LOOK_S: Final = 0.5
 """A followed service is looked at for new tasks at most this often."""
 
 
 class _Follower:
-    """One call of Logs: a reader for each task, and one queue they all put into."""
+    """One call of Logs: a reader for each task, and their lines in the order of time."""
 
     def __init__(self, parts: Parts, request: dispatcher.LogsRequest) -> None:
         self._parts = parts
         self._request = request
-        self._queue: asyncio.Queue[dispatcher.LogLine] = asyncio.Queue(LINES_MAX)
+        self._ordered = Ordered(ORDER_LIVE_S if request.follow else ORDER_S)
         self._readers: dict[str, asyncio.Task[None]] = {}
+        self._told_max = False
 
     async def _tasks(self) -> list[Task]:
         """Those asked for that ever had a node, oldest first."""
@@ -68,20 +72,11 @@ class _Follower:
 
     async def lines(self) -> AsyncGenerator[dispatcher.LogLine, None]:
         watching = asyncio.create_task(self._watch())
+        watching.add_done_callback(lambda _: self._ordered.close())
         try:
-            while True:
-                get = asyncio.ensure_future(self._queue.get())
-                try:
-                    await asyncio.wait({get, watching}, return_when=asyncio.FIRST_COMPLETED)
-                    if get.done():
-                        yield get.result()
-                        continue
-                finally:
-                    get.cancel()
-                watching.result()
-                while not self._queue.empty():
-                    yield self._queue.get_nowait()
-                return
+            while (line := await self._ordered.next()) is not None:
+                yield line
+            watching.result()
         finally:
             everything = [watching, *self._readers.values()]
             for task in everything:
@@ -96,7 +91,8 @@ class _Follower:
             tables = store.tables
             for task in await self._tasks():
                 if task.uid not in self._readers:
-                    await self._begin(task)
+                    self._begin(task)
+            self._ordered.begin()
             if not self._request.follow:
                 await self._all_read()
                 return
@@ -119,18 +115,22 @@ class _Follower:
         if self._readers:
             await asyncio.wait(self._readers.values())
 
-    async def _begin(self, task: Task) -> None:
+    def _begin(self, task: Task) -> None:
         if len(self._readers) == LOG_TASKS_MAX:
-            await self._notice(
-                task, f"only the first {LOG_TASKS_MAX} tasks are shown; name one with --task"
-            )
-        if len(self._readers) < LOG_TASKS_MAX:
-            self._readers[task.uid] = asyncio.create_task(self._read(task))
+            if not self._told_max:
+                self._told_max = True
+                text = f"only the first {LOG_TASKS_MAX} tasks are shown; name one with --task"
+                self._notice(task, text)
+            return
+        lane = self._ordered.open()
+        reader = asyncio.create_task(self._read(task, lane))
+        reader.add_done_callback(lambda _: self._ordered.end(lane))
+        self._readers[task.uid] = reader
 
-    async def _notice(self, task: Task, text: str) -> None:
-        await self._queue.put(dispatcher.LogLine(task=task.name, node=task.node, notice=text))
+    def _notice(self, task: Task, text: str) -> None:
+        self._ordered.notice(dispatcher.LogLine(task=task.name, node=task.node, notice=text))
 
-    async def _read(self, task: Task) -> None:
+    async def _read(self, task: Task, lane: Lane) -> None:
         """All lines of one task; where its node goes away while it is followed, what comes
         after is fetched once the node is back."""
         since_at, tail, told = self._request.since_at, self._request.tail, ""
@@ -140,7 +140,7 @@ class _Follower:
             except BayplanError as error:
                 if told != error.message:
                     told = error.message
-                    await self._notice(task, f"{task.name}: {error.message}")
+                    self._notice(task, f"{task.name}: {error.message}")
                 if not self._request.follow or self._gone(task):
                     return
                 await asyncio.sleep(RECONNECT_S)
@@ -150,10 +150,10 @@ class _Follower:
                 async for line in _log_lines(tunnel):
                     line.task, line.node = task.name, task.node
                     since_at, tail = max(since_at, line.at), 0
-                    await self._queue.put(line)
+                    await self._ordered.put(lane, line)
                 return
             except TunnelEnded as error:
-                await self._notice(task, f"{task.name}: {error.message}")
+                self._notice(task, f"{task.name}: {error.message}")
                 if not self._request.follow or self._gone(task):
                     return
                 await asyncio.sleep(RECONNECT_S)

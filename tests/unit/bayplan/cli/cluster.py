@@ -44,6 +44,7 @@ class Fake(ControlServicer):
 
     def __init__(self) -> None:
         self.address = ""
+        self.leader = ""
         self.views: list[Any] = []
         self.changes: list[Any] = []
         self.fails: dict[str, tuple[str, str, str]] = {}
@@ -65,11 +66,13 @@ class Fake(ControlServicer):
         caller = types.Identity(name="ada", role=types.ROLE_OPERATOR)
         return control.GetVersionResponse(
             version="1",
-            leader_address=self.address,
+            leader_address=self.leader or self.address,
             nodes_ready=2,
             nodes_total=3,
             caller=caller,
             frozen_reason=self.frozen,
+            address=self.address,
+            leads=not self.leader,
         )
 
     def ListServices(self, request: Any, context: Any) -> Any:

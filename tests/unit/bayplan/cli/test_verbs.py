@@ -120,6 +120,41 @@ def test_what_is_withheld_is_said(cluster: Fake, bay: Bay) -> None:
     assert err == f"bay: {cluster.frozen}\n"
 
 
+def test_version_says_who_the_controllers_are(cluster: Fake, bay: Bay) -> None:
+    """Who leads, and who does not answer and why; one controller needs no list."""
+    code, out, _ = bay("version")
+    assert (code, "CONTROLLER" in out) == (0, False)
+    code, out, _ = bay("version", "--controller", cluster.address, "--controller", "127.0.0.1:1")
+    lines = [line.split(maxsplit=3) for line in out.splitlines()[-3:]]
+    assert code == 0
+    assert lines == [
+        ["CONTROLLER", "ROLE", "VERSION", "WHY"],
+        [cluster.address, "leader", "1", "-"],
+        ["127.0.0.1:1", "silent", "-", "127.0.0.1:1 refuses the connection"],
+    ]
+
+
+def test_a_leader_that_no_context_knows_is_listed(cluster: Fake, bay: Bay) -> None:
+    """It is where changes go. A controller that is reached by another address of its own is one."""
+    reached, cluster.leader = cluster.address, "127.0.0.1:1"
+    _, out, _ = bay("version")
+    assert [line.split()[:2] for line in out.splitlines()[-2:]] == [
+        [reached, "follower"],
+        ["127.0.0.1:1", "silent"],
+    ]
+    cluster.address = "127.0.0.1:1"
+    assert "CONTROLLER" not in bay("version")[1]
+
+
+def test_a_namespace_that_cannot_be(cluster: Fake, bay: Bay) -> None:
+    """Refused before anybody is asked, with a name that would do."""
+    code, out, err = bay("get", "-n", "BAD NS")
+    assert (code, out) == (2, "")
+    assert 'namespace: "BAD NS" is not a name' in err
+    assert "e.g. bad-ns" in err
+    assert not cluster.asked
+
+
 def test_apply_does_not_wait_when_told(cluster: Fake, bay: Bay, spec: str) -> None:
     """--detach and --dry-run return at once; --prune names the namespaces."""
     cluster.changes = [UPDATE]

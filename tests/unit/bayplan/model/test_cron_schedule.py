@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zoneinfo
 from datetime import UTC, datetime, timedelta
 from random import Random
 from zoneinfo import ZoneInfo
@@ -183,3 +184,12 @@ def test_the_short_way_and_the_thorough_one_agree() -> None:
         after = draw.choice(changes) + draw.uniform(-4, 4) * 86_400 * draw.choice((0.1, 1, 40))
         expected = thorough(schedule, zone, datetime.fromtimestamp(after, UTC))
         assert next_fire(schedule, zone, after) == expected, (schedule, zone, after)
+
+
+def test_zones_are_known_where_the_system_has_none() -> None:
+    """An operator's machine or an image without tzdata: they come with Bayplan."""
+    zoneinfo.reset_tzpath(to=())
+    try:
+        assert ZoneInfo.no_cache("Europe/Berlin").key == "Europe/Berlin"
+    finally:
+        zoneinfo.reset_tzpath()

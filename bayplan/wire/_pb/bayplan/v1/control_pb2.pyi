@@ -73,6 +73,8 @@ class GetVersionResponse(message.Message):
     NODES_TOTAL_FIELD_NUMBER: builtins.int
     FROZEN_REASON_FIELD_NUMBER: builtins.int
     CALLER_FIELD_NUMBER: builtins.int
+    ADDRESS_FIELD_NUMBER: builtins.int
+    LEADS_FIELD_NUMBER: builtins.int
     version: builtins.str
     cluster_id: builtins.str
     leader_address: builtins.str
@@ -85,6 +87,9 @@ class GetVersionResponse(message.Message):
     """What the cluster withholds now (declaring nodes lost, or every change), why, and what to do;
     empty: nothing.
     """
+    address: builtins.str
+    """Of the controller that answers: where it serves operators, and whether it leads."""
+    leads: builtins.bool
     @builtins.property
     def caller(self) -> types_pb2.Identity:
         """The caller, as the controller knows it."""
@@ -102,10 +107,12 @@ class GetVersionResponse(message.Message):
         nodes_total: builtins.int = ...,
         frozen_reason: builtins.str = ...,
         caller: types_pb2.Identity | None = ...,
+        address: builtins.str = ...,
+        leads: builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["caller", b"caller"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["caller", b"caller", "cluster_id", b"cluster_id", "etcd_version", b"etcd_version", "frozen_reason", b"frozen_reason", "leader_address", b"leader_address", "nodes_ready", b"nodes_ready", "nodes_total", b"nodes_total", "protocol", b"protocol", "registry_address", b"registry_address", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["address", b"address", "caller", b"caller", "cluster_id", b"cluster_id", "etcd_version", b"etcd_version", "frozen_reason", b"frozen_reason", "leader_address", b"leader_address", "leads", b"leads", "nodes_ready", b"nodes_ready", "nodes_total", b"nodes_total", "protocol", b"protocol", "registry_address", b"registry_address", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
