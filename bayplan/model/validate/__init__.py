@@ -23,9 +23,11 @@ from bayplan.model.validate.secrets import (
     secret_references,
     validate_secret,
 )
-from bayplan.model.validate.template import check_template
+from bayplan.model.validate.template import CAPABILITIES, SIGNALS, check_template
 
 __all__ = [
+    "CAPABILITIES",
+    "SIGNALS",
     "PRIORITY_MAX",
     "Path",
     "Problem",
