@@ -1,7 +1,9 @@
 """Memory of what runs beside the containers.
 
 `shim_pss_mib`: proportional set size of one shim, mean over all while N containers run;
-`zygote_pss_mib`: of the process they were forked from, once a host.
+`zygote_pss_mib`: of the process they were forked from, once a host. `agent_idle_rss_mib`,
+`agent_rss_mib` and `controller_rss_mib`: resident sets of the daemons of a lab of one host, before
+and while N replicas run.
 Needs root. Run: python -m bench.density [--containers N]
 """
 
@@ -15,9 +17,11 @@ from pathlib import Path
 from agent.shims import Shims
 from bench.bundles import make_root, remove_cgroups, with_layers
 from bench.report import report
+from bench.rig import Rig, a_service, apply, rig, running, until
 
 CGROUP = "bayplan-bench-density"
 CONCURRENT = 8
+SETTLE_S = 2.0
 
 
 def pss_mib(pid: int) -> float:
@@ -26,6 +30,37 @@ def pss_mib(pid: int) -> float:
         if line.startswith("Pss:"):
             return int(line.split()[1]) / 1024
     raise RuntimeError(f"/proc/{pid}/smaps_rollup has no Pss")
+
+
+def rss_mib(words: str) -> float:
+    """Resident set of the one process with `words` in its command line: proc_pid_status(5)."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            status = (entry / "status").read_text() if words in line else ""
+        except OSError:
+            continue
+        found += [int(row.split()[1]) / 1024 for row in status.splitlines() if "VmRSS" in row]
+    (mib,) = found
+    return mib
+
+
+def daemons(bench: Rig) -> dict[str, float]:
+    agent = f"agent run --config {bench.lab.directory}/"
+    return {
+        "agent_rss_mib": rss_mib(agent),
+        "controller_rss_mib": rss_mib(f"controller --state-dir {bench.lab.directory}/"),
+    }
+
+
+async def weigh_daemons(replicas: int) -> dict[str, float]:
+    async with rig(1) as bench:
+        idle = daemons(bench)
+        generation = await apply(bench.client, a_service("many", replicas))
+        await until(bench.client, "many", running(replicas, generation))
+        await asyncio.sleep(SETTLE_S)
+        return {"agent_idle_rss_mib": idle["agent_rss_mib"], **daemons(bench)}
 
 
 def parent(pid: int) -> int:
@@ -72,6 +107,7 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bayplan-density-") as scratch:
         metrics = asyncio.run(measure(args.containers, Path(scratch)))
+    metrics |= asyncio.run(weigh_daemons(args.containers))
     report("density", {"containers": args.containers, **metrics})
 
 
