@@ -65,13 +65,15 @@ def _create(
     request = Request.decode(message)
     stream = opened.enter_context(socket.socket(fileno=os.dup(stream_fd)))
     furniture: list[int] = []
-    shim = opened.enter_context(
-        closing(Remote(orders, lambda: furniture.extend(_furnish(request.directory, opened))))
-    )
+
+    def meanwhile() -> None:
+        protocol.check_hello(_control_frame(stream))
+        furniture.extend(_furnish(request.directory, opened))
+
+    shim = opened.enter_context(closing(Remote(orders, meanwhile)))
     try:
         stream.settimeout(HELLO_TIMEOUT_S)
         stream.sendall(protocol.control({"hello": protocol.VERSION, "uid": request.uid}))
-        protocol.check_hello(_control_frame(stream))
         fifos = _fifos(request.directory, opened)
         stdout, stderr = _outputs(request.directory, opened)
         created = container.create(
