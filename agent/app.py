@@ -39,6 +39,7 @@ from bayplan.model.assignment import Assignment
 from bayplan.model.errors import Unavailable
 from bayplan.model.event import Event, Severity
 from bayplan.model.node import Node, NodeCondition, NodeReport
+from bayplan.model.service import Protocol
 from bayplan.model.task import FINAL, TaskStatus
 from bayplan.oci.registry import CONNECT_S, SEVERAL_CONNECT_S, Endpoint
 from bayplan.pki import SERVER_NAME
@@ -284,8 +285,14 @@ class Agent:
                 complete=complete,
                 assignments=assignments,
                 removed_uids=removed_uids,
+                listening=self._listening(assignments),
             )
         )
+
+    def _listening(self, assignments: tuple[Assignment, ...]) -> frozenset[tuple[Protocol, int]]:
+        """Asked of the kernel only where somebody wants a port."""
+        wanted = any(a.task.ports for a in assignments)
+        return self._network.ports_in_use() if wanted else frozenset()
 
     def _status_changed(self, status: TaskStatus) -> None:
         log = _log.bind(task=status.task, namespace=status.namespace)

@@ -4,6 +4,7 @@ told. Sans-I/O: `handle(event, now)` returns commands, time comes from the calle
 from __future__ import annotations
 
 import heapq
+from collections.abc import Set
 from dataclasses import replace
 from typing import assert_never
 
@@ -198,12 +199,19 @@ class AgentCore:
             self._machines[uid].drop(now)
             self._touched[uid] = None
         taken = self._ports_taken()
+        foreign = {(port, protocol) for protocol, port in event.listening}
+        for machine in self._machines.values() if foreign else ():
+            if not machine.finished:
+                foreign.difference_update(_host_ports(machine.assignment))
         for assignment in event.assignments:
-            self._assign(assignment, now, taken)
+            self._assign(assignment, now, taken, foreign)
         if event.complete:
             self._sweep_orphans(out)
 
-    def _assign(self, assignment: Assignment, now: float, taken: _Taken) -> None:
+    def _assign(
+        self, assignment: Assignment, now: float, taken: _Taken, foreign: Set[tuple[int, Protocol]]
+    ) -> None:
+        """`foreign`: ports that processes of the host listen on which are no tasks of ours."""
         uid = assignment.task.uid
         self._touched[uid] = None
         if uid in self._machines:
@@ -214,7 +222,9 @@ class AgentCore:
         if container is not None:
             self._held_by_version[uid] = self._version
             machine.restore(None, container, now, rebooted=False)
-        elif not machine.stopping and (message := _port_conflict(assignment, taken)):
+        elif not machine.stopping and (
+            message := _port_conflict(assignment, taken) or _port_in_use(assignment, foreign)
+        ):
             machine.reject(now, message, reason="port")
             return
         else:
@@ -416,6 +426,17 @@ def _port_conflict(assignment: Assignment, taken: _Taken) -> str:
             f"{holder.task.namespace}/{holder.task.name}; "
             "publish another port, or place the service elsewhere"
         )
+    return ""
+
+
+def _port_in_use(assignment: Assignment, foreign: Set[tuple[int, Protocol]]) -> str:
+    """Why a port of the task would be taken from a process of the host; empty: from none."""
+    for port, protocol in _host_ports(assignment):
+        if (port, protocol) in foreign:
+            return (
+                f"port {port}/{protocol.value} of the host is in use by a process there; "
+                "publish another port, or stop that process"
+            )
     return ""
 
 

@@ -62,12 +62,13 @@ class Restored:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AssignmentsReceived:
     """From the controller. `complete`: what it does not hold must not run. `sequence` rises over
-    the agent's life, from 1."""
+    the agent's life, from 1. `listening`: ports that something on the host listens on."""
 
     sequence: int
     complete: bool
     assignments: tuple[Assignment, ...] = ()
     removed_uids: tuple[str, ...] = ()
+    listening: frozenset[tuple[Protocol, int]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

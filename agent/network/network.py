@@ -159,9 +159,9 @@ class Network:
         async with self._publishing:
             return await self._in_nft(lambda: self._publish(tuple(services)))
 
-    async def ports_in_use(self) -> frozenset[tuple[Protocol, int]]:
-        """(protocol, port) of everything else that listens on the host."""
-        return await asyncio.to_thread(hostports.in_use)
+    def ports_in_use(self) -> frozenset[tuple[Protocol, int]]:
+        """(protocol, port) of everything that listens on the host itself."""
+        return hostports.in_use()
 
     def _lease(self, uid: str) -> _Lease:
         lease = self._leases.get(uid)

@@ -10,7 +10,8 @@ import sys
 import termios
 import tty
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 READ_BYTES_MAX = 16_384
 INPUTS_MAX = 64
+ENDING = (signal.SIGTERM, signal.SIGHUP)
+"""Signals that end `bay` while the terminal is raw; Ctrl-C and Ctrl-\\ go to the command."""
 
 
 @verb("exec", context_settings={"allow_interspersed_args": False})
@@ -176,14 +179,25 @@ def _write(stream: Any, data: bytes) -> None:
 
 @contextmanager
 def _raw(wanted: bool) -> Iterator[None]:
-    """The terminal passes every key on while the command runs, and is as it was afterwards."""
+    """The terminal passes every key on while the command runs, and is as it was afterwards, also
+    where a signal ends `bay`."""
     if not wanted:
         yield
         return
     fd = sys.stdin.fileno()
     before = termios.tcgetattr(fd)
+
+    def ended(number: int, _: FrameType | None) -> None:
+        with suppress(termios.error):  # after a hang-up there may be no terminal any more
+            termios.tcsetattr(fd, termios.TCSANOW, before)
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    handlers = {number: signal.signal(number, ended) for number in ENDING}
     try:
         tty.setraw(fd, termios.TCSADRAIN)
         yield
     finally:
         termios.tcsetattr(fd, termios.TCSADRAIN, before)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

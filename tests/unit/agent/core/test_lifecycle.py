@@ -11,6 +11,7 @@ from bayplan.model.service import (
     Mount,
     MountKind,
     NetworkMode,
+    Protocol,
     RestartCondition,
     RestartPolicy,
     StopPolicy,
@@ -268,6 +269,23 @@ def test_a_taken_port_rejects_the_second_service() -> None:
     assert world.published() == {80: (("10.0.0.1", 80), ("10.0.0.2", 80))}
     assert world.status("c").state is TaskState.REJECTED
     assert world.status("c").message.startswith("port 80/tcp of this host belongs to prod/web.")
+
+
+def test_a_port_of_a_process_of_the_host_is_refused() -> None:
+    """Nothing is started that nobody could reach; a port that our own tasks hold is not meant."""
+    world = World()
+    listening = frozenset({(Protocol.TCP, 80)})
+    world.assign(an_assignment("a", publish=80), listening=listening)
+    assert world.status("a").state is TaskState.REJECTED
+    assert world.status("a").message == (
+        "port 80/tcp of the host is in use by a process there; "
+        "publish another port, or stop that process"
+    )
+    world.assign(an_assignment("b", publish=81))
+    listening = frozenset({(Protocol.TCP, 81), (Protocol.UDP, 82)})
+    world.assign(an_assignment("c", publish=81, slot=2), listening=listening)
+    world.assign(an_assignment("d", service="api", publish=82), listening=listening)
+    assert [world.status(uid).state for uid in "cd"] == [TaskState.RUNNING] * 2
 
 
 def test_a_complete_set_ends_what_it_does_not_hold() -> None:
