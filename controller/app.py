@@ -214,6 +214,7 @@ class Controller:
             open_secret,
             version=bayplan.__version__,
             policy=self._config.placement_policy,
+            lost_after_s=self._config.lost_after_s,
         )
         self._leading = leading
         self._dispatcher.lead(leading.hub)

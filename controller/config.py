@@ -21,8 +21,12 @@ import yaml
 
 from bayplan.model.errors import InvalidSpec
 from bayplan.model.service import PlacementPolicy
+from bayplan.spec.units import NotAnAmount, duration_s
 
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+LOST_AFTER_MIN_S: Final = 3.0
+"""Three heartbeats: fewer, and a lost packet costs a host its tasks."""
+LOST_AFTER_MAX_S: Final = 3600.0
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
 
 
@@ -63,6 +67,7 @@ class Config:
     subnet_pool: str
     subnet_prefix: int
     placement_policy: PlacementPolicy
+    lost_after_s: float
     log_level: str
     reissue_admin: bool = False
 
@@ -106,6 +111,7 @@ SETTINGS: Final = (
         "POLICY",
         "of services that say nothing: spread, pack, balance",
     ),
+    _Setting("lost-after", "5s", "TIME", "silence after which a node's tasks are replaced"),
     _Setting("log-level", "info", "LEVEL", "debug, info, warning or error"),
 )
 
@@ -206,6 +212,7 @@ class _Reader:
             subnet_pool=pool,
             subnet_prefix=prefix,
             placement_policy=self._policy(),
+            lost_after_s=self._lost_after(),
             log_level=self._level(),
         )
 
@@ -296,6 +303,17 @@ class _Reader:
         if self._values["placement-policy"] not in known:
             raise self._wrong("placement-policy", f"is none of {', '.join(known)}")
         return PlacementPolicy(self._values["placement-policy"])
+
+    def _lost_after(self) -> float:
+        try:
+            lost_after_s = duration_s(self._values["lost-after"])
+        except NotAnAmount as error:
+            raise self._wrong("lost-after", f"is refused: {error}") from error
+        if not LOST_AFTER_MIN_S <= lost_after_s <= LOST_AFTER_MAX_S:
+            raise self._wrong(
+                "lost-after", f"must be between {LOST_AFTER_MIN_S:g}s and {LOST_AFTER_MAX_S:g}s"
+            )
+        return lost_after_s
 
     def _level(self) -> str:
         level = self._values["log-level"]

@@ -29,13 +29,15 @@ _ACTIVE = ("running", "rolling_back")
 @dataclass(frozen=True, slots=True)
 class Awaited:
     """A service, and the version that is to be in place; 0: whichever is the newest. `until_gone`:
-    what is too many is to have ended, not only to be on its way."""
+    what is too many is to have ended, not only to be on its way. `unchanged`: it was applied
+    before, so that only what is still under way is waited for."""
 
     namespace: str
     service: str
     generation: int = 0
     revision: int = 0
     until_gone: bool = False
+    unchanged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,8 @@ def judge(view: Any, awaited: Awaited) -> Verdict:
     """What a ServiceView means for who waits for a version."""
     if view.deleted:
         return Verdict("deleted", failure=Conflict(f"{awaited.service} was deleted meanwhile"))
+    if awaited.unchanged and not _under_way(view):
+        return Verdict("", done=True)
     if word(view.service.spec, "kind") == "job":
         return _judge_job(view)
     line = _line(view)
@@ -64,6 +68,14 @@ def judge(view: Any, awaited: Awaited) -> Verdict:
     if state in _ACTIVE:
         return Verdict(line)
     return Verdict(line, done=not _behind(view, awaited))
+
+
+def _under_way(view: Any) -> bool:
+    """A rollout that is not over, or a job that is not: what who applied it waits for."""
+    if word(view.service.spec, "kind") == "job":
+        return word(view.run, "state") == "running"
+    behind = bool(view.rollout.to_generation < view.service.generation)
+    return behind or word(view.rollout, "state") in (*_ACTIVE, "waiting", "paused")
 
 
 def _judge_job(view: Any) -> Verdict:
@@ -227,9 +239,10 @@ class Board:
         width = shutil.get_terminal_size().columns - 1
         waited = span(time.monotonic() - self.began)
         text = f"\x1b[{self.drawn}F" if self.drawn else ""
-        for name, line in self.lines.items():
+        shown = [(name, line) for name, line in self.lines.items() if line]
+        for name, line in shown:
             text += f"\x1b[2K{f'{name}: {line} ({waited})'[:width]}\n"
-        self.drawn = len(self.lines)
+        self.drawn = len(shown)
         self.stream.write(text)
         self.stream.flush()
 

@@ -57,7 +57,8 @@ def stands_by(situation: Situation, rollout: Rollout) -> bool:
 
 
 def gates(situation: Situation, rollout: Rollout) -> tuple[Gate, ...]:
-    """All gates of a rollout under way, also those it has passed."""
+    """All gates of a rollout under way, also those it has passed. The way back to a version that
+    was good has none, also where that version is applied anew meanwhile."""
     over = rollout.state in (RolloutState.COMPLETE, RolloutState.ROLLED_BACK)
     if over or rollout.going_back or not rollout.from_generation or not gated(situation):
         return ()

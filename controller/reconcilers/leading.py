@@ -10,7 +10,7 @@ from controller.reconcilers import loop, placement
 from controller.reconcilers.assignments import OpenSecret
 from controller.reconcilers.history import History
 from controller.reconcilers.hub import SessionHub
-from controller.reconcilers.nodes import Nodes
+from controller.reconcilers.nodes import LOST_AFTER_S, Nodes
 from controller.reconcilers.placement import Placement
 from controller.reconcilers.services import Services
 from controller.reconcilers.sessions import Sessions
@@ -33,13 +33,16 @@ class Leading:
         *,
         version: str = "",
         policy: PlacementPolicy = PlacementPolicy.SPREAD,
+        lost_after_s: float = LOST_AFTER_S,
     ) -> None:
         now = clock()
-        self.sessions = Sessions(open_secret, version=version)
+        self.sessions = Sessions(open_secret, version=version, heartbeat_grace_s=lost_after_s)
         self.hub = SessionHub(self.sessions, store, guard, clock)
         self.services = Services()
         self.placement = Placement(seed=guard.create_revision, policy=policy)
-        self.nodes = Nodes(self.sessions.heard, now)
+        self.nodes = Nodes(
+            self.sessions.heard, now, suspect_after_s=lost_after_s / 2, lost_after_s=lost_after_s
+        )
         self.history = History(now)
         self._store, self._guard, self._clock = store, guard, clock
 

@@ -19,8 +19,8 @@ from controller.reconcilers.loop import Step
 from controller.tables import Changes, Delete, Kind, Put, Require, Tables
 
 HEARTBEAT_INTERVAL_S = 1.0
-SUSPECT_AFTER_S = 2.5
 LOST_AFTER_S = 5.0
+SUSPECT_AFTER_S = LOST_AFTER_S / 2
 FREEZE_SHARE = 0.5
 """More than this share of the nodes silent at once freezes; so 1 of 3 and 2 of 4 are lost,
 2 of 3 are not."""

@@ -35,7 +35,8 @@ def command(
     """Create and change what the files say, show the changes, and wait until all of it runs.
 
     Ends with 0 once every task of the new version runs and is healthy and jobs are complete, with
-    8 where a rollout or job failed, with 7 after --timeout (15m).
+    8 where a rollout or job failed, with 7 after --timeout (15m). Of what was unchanged, a rollout
+    or job that is still under way is waited for as well.
     """
     from bayplan.spec import load
 
@@ -78,9 +79,11 @@ async def _apply(
     if detach:
         return 0
     awaited = [
-        progress.Awaited(c.namespace, c.name, c.generation, answer.revision)
+        progress.Awaited(
+            c.namespace, c.name, c.generation, answer.revision, unchanged=c.action == "unchanged"
+        )
         for c in answer.changes
-        if c.kind.lower() in progress.AWAITED_KINDS and c.action in ("create", "update")
+        if c.kind.lower() in progress.AWAITED_KINDS and c.action != "delete"
     ]
     # What a program reads on stdout stays clean of progress.
     stream = sys.stdout if settings.output == "table" else sys.stderr

@@ -15,6 +15,7 @@ def test_defaults() -> None:
     assert config.managed_etcd
     assert [config.listen.port, config.join_listen.port] == [7443, 7444]
     assert [config.registry_listen.port, config.web_listen.port] == [7445, 7446]
+    assert config.lost_after_s == 5.0
     assert config.kek_file == Path("/var/lib/bayplan/controller/kek.key")
 
 
@@ -54,6 +55,8 @@ def test_toml_with_a_list(tmp_path: Path) -> None:
             ["--placement-policy=cluster"],
             "--placement-policy 'cluster' is none of spread, pack, balance",
         ),
+        (["--lost-after=5"], "--lost-after '5' is refused"),
+        (["--lost-after=1s"], "--lost-after '1s' must be between 3s and 3600s"),
         (["--log-level=loud"], "--log-level 'loud' is none of debug, info, warning, error"),
         (["--config=/nowhere.yaml"], "cannot read --config /nowhere.yaml: No such file"),
     ],

@@ -58,6 +58,22 @@ def test_it_is_done(view: Any) -> None:
     assert judge(view, V2).done
 
 
+@pytest.mark.parametrize(
+    ("view", "done"),
+    [
+        (a_service(rollout=RolloutState.RUNNING, updated=1), False),
+        (a_service(rollout=RolloutState.COMPLETE, to_generation=1, updated=0), False),
+        (a_service(ready=4), True),
+        (a_service(rollout=None, updated=0), False),
+    ],
+    ids=["still updating", "about to begin", "in place, and in trouble", "just made"],
+)
+def test_of_what_was_unchanged_only_a_rollout_is_waited_for(view: Any, done: bool) -> None:
+    """Applied again in the midst, it is waited for as before; later it is no rollout's trouble."""
+    unchanged = Awaited("prod", "shop-web", 2, 7, unchanged=True)
+    assert judge(view, unchanged).done is done
+
+
 FAILED = {
     "it ran once, and failed": (
         a_service(

@@ -6,7 +6,7 @@ import pytest
 
 from bayplan.model.errors import Conflict
 from bayplan.model.node import NodeState
-from bayplan.model.service import OnFailure, Portion, RolloutState
+from bayplan.model.service import OnFailure, Portion, RolloutState, UpdatePolicy
 from bayplan.model.task import TaskState
 from controller.server.rollouts import Order
 from tests.unit.controller.orchestrator.steering import a_service, order, update
@@ -127,6 +127,21 @@ def test_a_restart_and_a_rollback_have_no_gates() -> None:
     assert rig.store.tables.versions["default", "web.3"].value.cause == "rollback"
     rig.run(rounds=10)
     assert rig.rollout.state is RolloutState.COMPLETE
+
+
+def test_the_way_back_has_no_gates_though_its_version_is_applied_meanwhile() -> None:
+    """The good version, applied anew during a rollback, asks nobody to let it go on."""
+    rig = a_service(3, max_surge=0, max_unavailable=3)
+    policy = UpdatePolicy(canary=Portion(count=1), max_surge=0, max_unavailable=3, monitor_s=1.0)
+    rig.apply(3, version="b", update=policy)
+    rig.settle()
+    rig.run(rounds=2, version="none")
+    rig.report(rig.live()[0], TaskState.FAILED, exit_code=1)
+    rig.settle()
+    assert rig.rollout.state is RolloutState.ROLLING_BACK
+    rig.apply(3, version="a", update=policy)
+    rig.run(rounds=20)
+    assert (rig.versions(), rig.rollout.state) == (["a"] * 3, RolloutState.ROLLED_BACK)
 
 
 def test_pause_brings_pairs_to_their_end_and_begins_nothing() -> None:
