@@ -7,7 +7,7 @@ import re
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TextIO
 
 from bayplan.cli.render import clean, plural, span, word
@@ -54,7 +54,7 @@ def judge(view: Any, awaited: Awaited) -> Verdict:
     if view.deleted:
         return Verdict("deleted", failure=Conflict(f"{awaited.service} was deleted meanwhile"))
     if awaited.unchanged and not _under_way(view):
-        return Verdict("", done=True)
+        return Verdict(judge(view, replace(awaited, unchanged=False)).line, done=True)
     if word(view.service.spec, "kind") == "job":
         return _judge_job(view)
     line = _line(view)
@@ -291,6 +291,8 @@ async def _follow(client: Client, awaited: Awaited, board: Board) -> BayplanErro
             async for view in views:
                 verdict = judge(view, awaited)
                 over = verdict.done or verdict.failure is not None
+                if over and awaited.unchanged and not board.lines[awaited.service]:
+                    return verdict.failure  # nothing was under way, and there is nothing to show
                 board.put(awaited.service, verdict.line, final=over)
                 if over:
                     return verdict.failure

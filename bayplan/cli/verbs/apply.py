@@ -9,6 +9,9 @@ import click
 
 from bayplan.cli.settings import ROLLOUT_TIMEOUT_S, Settings, verb
 
+DOCUMENTS_MAX = 50
+"""Documents of one call: each is two writes and as many conditions of a transaction of 127."""
+
 if TYPE_CHECKING:
     from bayplan.client import Client
     from bayplan.wire._pb.bayplan.v1 import control_pb2
@@ -63,13 +66,42 @@ def _request(documents: object, *, dry_run: bool, prune: bool) -> control_pb2.Ap
     return request
 
 
+async def _in_parts(
+    client: Client, request: control_pb2.ApplyRequest, deadline_s: float
+) -> control_pb2.ApplyResponse:
+    """Documents take effect together. More than one transaction holds are checked together, and
+    then take effect part by part, secrets first, what is pruned last."""
+    from bayplan.wire._pb.bayplan.v1 import control_pb2
+
+    if request.dry_run or len(request.documents) <= DOCUMENTS_MAX:
+        return await client.apply(request, deadline_s=deadline_s)
+    whole = control_pb2.ApplyRequest(dry_run=True)
+    whole.documents.extend(request.documents)
+    await client.apply(whole, deadline_s=deadline_s)
+    documents = sorted(request.documents, key=lambda d: not d.HasField("secret"))
+    parts = [
+        control_pb2.ApplyRequest(documents=documents[at : at + DOCUMENTS_MAX])
+        for at in range(0, len(documents), DOCUMENTS_MAX)
+    ]
+    made = control_pb2.ApplyResponse()
+    for part in parts:
+        answer = await client.apply(part, deadline_s=deadline_s)
+        made.changes.extend(answer.changes)
+        made.revision = answer.revision
+    if request.prune_namespaces:
+        answer = await client.apply(request, deadline_s=deadline_s)
+        made.changes.extend(c for c in answer.changes if c.action == "delete")
+        made.revision = answer.revision
+    return made
+
+
 async def _apply(
     client: Client, settings: Settings, request: control_pb2.ApplyRequest, detach: bool
 ) -> int:
     from bayplan.cli import progress, render, views
     from bayplan.cli.settings import CALL_TIMEOUT_S
 
-    answer = await client.apply(request, deadline_s=settings.timeout_s or CALL_TIMEOUT_S)
+    answer = await _in_parts(client, request, settings.timeout_s or CALL_TIMEOUT_S)
     if settings.output in ("json", "yaml"):
         render.show_message(answer, settings.output)
     else:

@@ -40,7 +40,8 @@ NOW = 1_800_000_000.0
 
 class Fake(ControlServicer):
     """`views` are what WatchService sends, one after another; `fails` names calls that end with
-    a code, a message and a hint; `asked` holds requests by call."""
+    a code, a message and a hint; `asked` holds requests by call,
+    `applied` all of those to apply."""
 
     def __init__(self) -> None:
         self.address = ""
@@ -49,6 +50,7 @@ class Fake(ControlServicer):
         self.changes: list[Any] = []
         self.fails: dict[str, tuple[str, str, str]] = {}
         self.asked: dict[str, Any] = {}
+        self.applied: list[Any] = []
         self.lines: list[Any] = []
         self.frozen = ""
         self.node: Any = None
@@ -93,6 +95,7 @@ class Fake(ControlServicer):
 
     def Apply(self, request: Any, context: Any) -> Any:
         self._ask("Apply", request, context)
+        self.applied.append(request)
         return control.ApplyResponse(changes=self.changes, revision=7)
 
     def Scale(self, request: Any, context: Any) -> Any:

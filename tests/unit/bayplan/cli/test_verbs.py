@@ -155,6 +155,22 @@ def test_a_namespace_that_cannot_be(cluster: Fake, bay: Bay) -> None:
     assert not cluster.asked
 
 
+def test_more_than_a_transaction_holds_is_applied_in_parts(
+    cluster: Fake, bay: Bay, tmp_path: Path
+) -> None:
+    """All of it is checked first; secrets come first, and what is pruned last, with all names."""
+    texts = [f"kind: Service\nname: s{i}\nimage: web:1\n" for i in range(60)]
+    texts.append("kind: Secret\nname: key\nvalues: {k: v}\n")
+    (tmp_path / "all.yaml").write_text("---\n".join(texts))
+    code, _, err = bay("apply", "--detach", "--prune", str(tmp_path / "all.yaml"))
+    assert (code, err) == (0, "")
+    checked, first, second, pruning = cluster.applied
+    assert (checked.dry_run, len(checked.documents)) == (True, 61)
+    assert [len(r.documents) for r in (first, second, pruning)] == [50, 11, 61]
+    assert first.documents[0].secret.name == "key"
+    assert [list(r.prune_namespaces) for r in (first, second, pruning)] == [[], [], ["default"]]
+
+
 def test_apply_does_not_wait_when_told(cluster: Fake, bay: Bay, spec: str) -> None:
     """--detach and --dry-run return at once; --prune names the namespaces."""
     cluster.changes = [UPDATE]
