@@ -378,6 +378,8 @@ def rollback(desk: Desk, namespace: str, name: str, generation: int) -> Outcome:
             hint=f"kept are {there}" if there else "nothing else was applied yet",
         )
     target = earlier[-1]
+    if not generation:
+        _refuse_failed(desk.tables, old, target)
     service = replace(
         old,
         generation=old.generation + 1,
@@ -390,6 +392,20 @@ def rollback(desk: Desk, namespace: str, name: str, generation: int) -> Outcome:
     lines = [f"version: v{old.generation} -> v{target.generation}"]
     lines += diff.summary(old.spec, target.spec)
     return _new_version(desk, service, revision, "rollback", "RolledBack", lines)
+
+
+def _refuse_failed(tables: Tables, service: Service, target: ServiceVersion) -> None:
+    """Nobody who names no version means the one that failed and was just rolled back."""
+    stored = tables.rollouts.get((service.namespace, service.name))
+    if stored is None:
+        return
+    rollout = stored.value
+    if rollout.going_back and rollout.from_generation == target.generation:
+        raise Conflict(
+            f"v{service.generation} is the rollback of v{target.generation} already, which failed",
+            hint=f"name the version to go back to: `bay rollback {service.name} --to "
+            f"v{target.generation}`; `bay history {service.name}` lists them",
+        )
 
 
 def _is_of(version: ServiceVersion, namespace: str, name: str) -> bool:

@@ -13,6 +13,8 @@ from bayplan.model.resources import Resources
 from bayplan.model.secret import Secret
 from bayplan.model.service import (
     EnvVar,
+    Rollout,
+    RolloutState,
     SecretReference,
     Service,
     ServiceSpec,
@@ -133,6 +135,24 @@ def test_rollback_takes_the_hash_along() -> None:
     assert service_of(back).generation == 3
     with pytest.raises(NotFound, match="has no v9 to go back to"):
         intent.rollback(a_desk(tables), "default", "web", 9)
+
+
+def test_a_rollback_does_not_lead_to_what_has_just_failed() -> None:
+    """Typed after a version was rolled back by itself, it asks which one is meant."""
+    tables = applied(a_spec("web:1"), a_spec("web:2"), a_spec("web:1"))
+    rollout = Rollout(
+        namespace="default",
+        service="web",
+        from_generation=2,
+        to_generation=3,
+        state=RolloutState.ROLLED_BACK,
+        going_back=True,
+    )
+    tables = replace(tables, rollouts={("default", "web"): Stored(rollout, 1)})
+    with pytest.raises(Conflict, match="v3 is the rollback of v2 already, which failed"):
+        intent.rollback(a_desk(tables), "default", "web", 0)
+    back = after(tables, intent.rollback(a_desk(tables), "default", "web", 2))
+    assert service_of(back).spec.template.image == "web:2"
 
 
 def test_summary_says_old_and_new() -> None:
