@@ -24,7 +24,7 @@ import structlog
 import bayplan
 from agent import host, metrics
 from agent.bundle.bundles import Bundles
-from agent.checkpoint import Checkpoint
+from agent.checkpoint import Checkpoint, CheckpointUnwritable
 from agent.config import AgentConfig, ConfigError, split_address
 from agent.core import AgentCore
 from agent.core import events as on
@@ -135,6 +135,7 @@ class Agent:
                 acknowledge=self._acknowledge,
                 tell=self._tell,
                 forget=lambda uid: None,
+                unwritable=self._checkpoint_unwritable,
             ),
             self._clock.now,
         )
@@ -214,7 +215,7 @@ class Agent:
         assignments = self._checkpoint.assignments()
         statuses = self._checkpoint.statuses()
         adopted = await self._shims.adopt()
-        self._checkpoint.put_boot_id(boot)
+        await self._executor.remember(self._checkpoint.put_boot_id, boot)
         uids = {a.task.uid for a in assignments}
         await self._volumes.sweep([*uids, *(a.uid for a in adopted)])
         if rebooted:
@@ -234,6 +235,14 @@ class Agent:
         self._zygote_restarts += 1
         _log.error("the zygote ended and is started again", exit_code=code)
         self._tell_of_host("ZygoteRestarted", f"it ended with code {code}; containers run on")
+
+    def _checkpoint_unwritable(self, problem: str) -> None:
+        if problem:
+            _log.error("the checkpoint cannot be written", error=problem)
+            self._tell_of_host("CheckpointUnwritable", problem)
+        else:
+            _log.info("the checkpoint is written again")
+            self._tell_of_host("CheckpointWritten", "what waited is on disk", bad=False)
 
     # -- network -----------------------------------------------------------------------------
 
@@ -255,7 +264,7 @@ class Agent:
     async def _node_told(self, node: Node) -> None:
         """The controller's description of this node."""
         if node != self._node:
-            await self._executor.in_database(self._checkpoint.put_node, node)
+            await self._executor.remember(self._checkpoint.put_node, node)
         before, self._node = self._node, node
         if not self._executor.network_ready.is_set():
             restored = on.Restored(assignments=self._core.assignments())
@@ -268,7 +277,7 @@ class Agent:
 
     async def _operators_told(self, serials: tuple[str, ...]) -> None:
         self._operators = frozenset(serials)
-        await self._executor.in_database(self._checkpoint.put_operators, serials)
+        await self._executor.remember(self._checkpoint.put_operators, serials)
 
     # -- the controller ----------------------------------------------------------------------
 
@@ -327,7 +336,9 @@ class Agent:
             self._session.acknowledge(sequence, withdrawn_uids)
 
     async def _acknowledged(self, statuses: tuple[TaskStatus, ...]) -> None:
-        await self._executor.in_database(self._checkpoint.acknowledge, statuses)
+        # Without the note they are told again after a restart, and that harms nothing.
+        with contextlib.suppress(CheckpointUnwritable):
+            await self._executor.in_database(self._checkpoint.acknowledge, statuses)
 
     def _connected(self, address: str) -> None:
         self._sessions_begun += 1
@@ -337,7 +348,7 @@ class Agent:
 
     def _checkpoint_controllers(self) -> None:
         asyncio.get_running_loop().create_task(
-            self._executor.in_database(self._checkpoint.put_controllers, self._controllers)
+            self._executor.remember(self._checkpoint.put_controllers, self._controllers)
         )
 
     def _renewed(self) -> None:
@@ -351,6 +362,8 @@ class Agent:
         conditions = host.skew_condition(self._session.skew_s if self._session else 0.0)
         if self._network_problem:
             conditions.append(NodeCondition(type="Forwarding", message=self._network_problem))
+        if problem := self._executor.checkpoint_problem:
+            conditions.append(NodeCondition(type="CheckpointUnwritable", message=problem))
         found = await asyncio.to_thread(
             host.report,
             self._config,

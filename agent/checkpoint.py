@@ -45,6 +45,11 @@ class CheckpointError(BayplanError):
     code = "checkpoint"
 
 
+class CheckpointUnwritable(CheckpointError):
+    """Nothing was written, and what stands there is as before: the disk is full or fails. It may
+    work again later."""
+
+
 class Checkpoint:
     """The database at `directory`/checkpoint.db; made where there is none."""
 
@@ -61,6 +66,11 @@ class Checkpoint:
                 self.path, isolation_level=None, check_same_thread=False, timeout=5.0
             )
             self._prepare()
+        except sqlite3.OperationalError as error:
+            raise CheckpointUnwritable(
+                f"{self.path} cannot be opened: {error}",
+                hint=f"see that {directory} has room and can be written",
+            ) from error
         except sqlite3.DatabaseError as error:
             raise CheckpointError(
                 f"{self.path} cannot be used: {error}",
@@ -245,13 +255,21 @@ class Checkpoint:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        self._database.execute("begin immediate")
+        """Raises CheckpointUnwritable; OperationalError is what SQLite says of the file and what
+        is below it, other errors are bugs."""
         try:
-            yield
-        except BaseException:
-            self._database.execute("rollback")
-            raise
-        self._database.execute("commit")
+            self._database.execute("begin immediate")
+            try:
+                yield
+                self._database.execute("commit")
+            except BaseException:
+                if self._database.in_transaction:  # some errors end it by themselves
+                    self._database.execute("rollback")
+                raise
+        except sqlite3.OperationalError as error:
+            raise CheckpointUnwritable(
+                f"{self.path} cannot be written: {error}", hint="make room on its disk"
+            ) from error
 
 
 def _status(encoded: bytes) -> TaskStatus:

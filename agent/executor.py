@@ -19,7 +19,7 @@ import structlog
 
 from agent.bundle import passwd, signals
 from agent.bundle.bundles import Bundles, Sources
-from agent.checkpoint import Checkpoint
+from agent.checkpoint import Checkpoint, CheckpointUnwritable
 from agent.core import AgentCore
 from agent.core import commands as do
 from agent.core import events as on
@@ -39,6 +39,7 @@ T = TypeVar("T")
 IMAGE_DEADLINE_S: Final = 600.0
 STEP_DEADLINE_S: Final = 60.0
 PUBLISH_DEADLINE_S: Final = 20.0
+CHECKPOINT_RETRY_S: Final = 1.0
 STARTS_AT_ONCE_MAX: Final = 8
 PROBES_AT_ONCE_MAX: Final = 64
 PROBE_OUTPUT_BYTES_MAX: Final = 2048
@@ -66,6 +67,8 @@ class Listener:
     acknowledge: Callable[[int, tuple[str, ...]], None]
     tell: Callable[[Event], None]
     forget: Callable[[str], None]
+    unwritable: Callable[[str], None]
+    """The checkpoint cannot be written, and why; empty: it can again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +100,10 @@ class Executor:
         self._persists: list[do.Persist] = []
         self._statuses: dict[str, TaskStatus] = {}
         self._forgotten: list[str] = []
+        self._facts: dict[str, Callable[[], None]] = {}
         self._writing = False
+        self.checkpoint_problem = ""
+        """One sentence while the checkpoint cannot be written."""
         self._publish: do.Publish | None = None
         self._publishing = False
         self.network_ready = asyncio.Event()
@@ -111,6 +117,8 @@ class Executor:
                 self._group = group
                 group.create_task(self._exits(), name="exits")
                 self.submit(restored)
+                if self._facts:
+                    self._write_soon()
         finally:
             self._group = None
             if self._timer is not None:
@@ -121,6 +129,19 @@ class Executor:
         """Run a method of the checkpoint in the thread that owns it."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._database, call, *arguments)
+
+    async def remember(self, call: Callable[[T], None], value: T) -> None:
+        """Keep what the controller said of the node: `call` is a method of the checkpoint that
+        replaces what it wrote before. On disk when this returns, or, where it cannot be written,
+        as soon as it can."""
+        try:
+            await self.in_database(call, value)
+            self._facts.pop(call.__name__, None)
+        except CheckpointUnwritable as error:
+            self._unwritable(str(error))
+            self._facts[call.__name__] = lambda: call(value)
+            if self._group is not None:
+                self._write_soon()
 
     def submit(self, event: on.Event) -> None:
         """Let the core decide, and start what it wants done."""
@@ -432,22 +453,45 @@ class Executor:
             self._spawn(self._write(), "checkpoint")
 
     async def _write(self) -> None:
-        """One transaction of each kind for all that has come together."""
-        checkpoint = self._parts.checkpoint
-        while self._persists or self._statuses or self._forgotten:
-            persists, self._persists = self._persists, []
-            statuses, self._statuses = self._statuses, {}
-            forgotten, self._forgotten = self._forgotten, []
-            for persist in persists:
-                await self.in_database(
-                    checkpoint.put_assignments, persist.assignments, persist.removed_uids
-                )
-                self.submit(on.Persisted(sequence=persist.sequence))
-            if statuses:
-                await self.in_database(checkpoint.put_statuses, tuple(statuses.values()))
-            if forgotten:
-                await self.in_database(checkpoint.forget, forgotten)
+        """One transaction of each kind for all that has come together, again until it is on disk:
+        a full disk ends no agent, but nothing is acknowledged while it lasts."""
+        while self._persists or self._statuses or self._forgotten or self._facts:
+            try:
+                await self._write_all()
+            except CheckpointUnwritable as error:
+                self._unwritable(str(error))
+                await asyncio.sleep(CHECKPOINT_RETRY_S)
+            else:
+                self._unwritable("")
         self._writing = False
+
+    async def _write_all(self) -> None:
+        """What is written is taken off; raises CheckpointUnwritable and keeps the rest."""
+        checkpoint = self._parts.checkpoint
+        while self._persists:
+            persist = self._persists[0]
+            await self.in_database(
+                checkpoint.put_assignments, persist.assignments, persist.removed_uids
+            )
+            self._persists.pop(0)
+            self.submit(on.Persisted(sequence=persist.sequence))
+        if statuses := tuple(self._statuses.values()):
+            await self.in_database(checkpoint.put_statuses, statuses)
+            for status in statuses:
+                if self._statuses.get(status.uid) is status:
+                    del self._statuses[status.uid]
+        if forgotten := tuple(self._forgotten):
+            await self.in_database(checkpoint.forget, forgotten)
+            del self._forgotten[: len(forgotten)]
+        for name, fact in tuple(self._facts.items()):
+            await self.in_database(fact)
+            if self._facts.get(name) is fact:
+                del self._facts[name]
+
+    def _unwritable(self, problem: str) -> None:
+        if bool(problem) != bool(self.checkpoint_problem):
+            self._listener.unwritable(problem)
+        self.checkpoint_problem = problem
 
 
 def _failure(uid: str, operation: _Operation, error: Exception) -> on.StepFailed:

@@ -443,12 +443,17 @@ class Session:
                 _log.warning("certificate not renewed", error=error.details())
                 await asyncio.sleep(RENEW_RETRY_S)
                 continue
-            await asyncio.to_thread(
-                self._identity.save,
-                ca_pem=answer.ca_certificate_pem or identity.ca_pem,
-                certificate_pem=answer.certificate_pem,
-                key_pem=key_pem,
-            )
+            try:
+                await asyncio.to_thread(
+                    self._identity.save,
+                    ca_pem=answer.ca_certificate_pem or identity.ca_pem,
+                    certificate_pem=answer.certificate_pem,
+                    key_pem=key_pem,
+                )
+            except OSError as error:  # a full disk; the old certificate serves on
+                _log.warning("new certificate not kept", error=str(error))
+                await asyncio.sleep(RENEW_RETRY_S)
+                continue
             _log.info("certificate renewed", node=identity.name)
             self._callbacks.renewed()
             return

@@ -136,6 +136,7 @@ def _furnish(directory: str, opened: ExitStack) -> list[int]:
         opened.callback(os.close, fd)
         return fd
 
+    protocol.reserve_exit(directory)
     listener = closed_later(_listener(directory))
     timer = closed_later(supervision.boottime_timer())
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC

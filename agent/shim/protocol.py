@@ -26,6 +26,7 @@ Both ends send their hello first and close the connection where the versions do 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import struct
@@ -40,6 +41,7 @@ STDERR = 3
 PAYLOAD_MAX_BYTES = 1 << 20
 SOCKET = "shim.sock"
 EXIT = "exit.json"
+EXIT_MAX_BYTES = 4096
 LOG_DIRECTORY = "log"
 STDIO_DIRECTORY = "stdio"
 _HEADER = struct.Struct("<BI")
@@ -155,15 +157,28 @@ class Frames:
         return frames
 
 
+def reserve_exit(directory: str) -> None:
+    """Room on the disk for the record, taken while there is some. Raises OSError."""
+    fd = os.open(f"{directory}/{EXIT}.new", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(fd, 0, EXIT_MAX_BYTES)
+    finally:
+        os.close(fd)
+
+
 def write_exit(directory: str, record: ExitRecord) -> None:
     """Make the record durable: it is whole on disk when this returns, or not there at all.
 
     rename(2) replaces atomically; the directory's own fsync makes the new name last (fsync(2)).
+    What reserve_exit took is written over, so that this works on a full disk too.
     """
     path = f"{directory}/{EXIT}"
-    fd = os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    fd = os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        os.write(fd, json.dumps(record.message()).encode())
+        content = json.dumps(record.message()).encode()
+        if os.write(fd, content) < len(content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.ftruncate(fd, len(content))
         os.fsync(fd)
     finally:
         os.close(fd)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.checkpoint import UID_RANGE, Checkpoint, CheckpointError
+from agent.checkpoint import UID_RANGE, Checkpoint, CheckpointError, CheckpointUnwritable
 from bayplan.model.node import Node
 from bayplan.model.task import TaskState, TaskStatus
 from bayplan.pki import PkiError
@@ -105,3 +105,19 @@ def test_a_newer_schema_and_a_broken_file_are_refused(tmp_path: Path) -> None:
         path.write_bytes(b"garbage" * 1000)
     with pytest.raises(CheckpointError, match="move it away"):
         Checkpoint(tmp_path)
+
+
+def test_without_room_nothing_is_half_written_and_later_all_is(tmp_path: Path) -> None:
+    """A full disk, here SQLite's own bound, is an error of its own and harms nothing."""
+    checkpoint = Checkpoint(tmp_path)
+    checkpoint.put_assignments([an_assignment("t0")])
+    pages = checkpoint._database.execute("pragma page_count").fetchone()[0]
+    checkpoint._database.execute(f"pragma max_page_count={pages}")
+    large = replace(an_assignment("t1"), secrets={"db/dump": bytes(1 << 20)})
+    with pytest.raises(CheckpointUnwritable, match=r"full.*make room"):
+        checkpoint.put_assignments([large])
+    assert [a.task.uid for a in checkpoint.assignments()] == ["t0"]
+    checkpoint._database.execute("pragma max_page_count=100000")
+    checkpoint.put_assignments([large])
+    assert [a.task.uid for a in checkpoint.assignments()] == ["t0", "t1"]
+    checkpoint.close()

@@ -25,6 +25,7 @@ from agent.images.content import Content
 from bayplan import pki
 from bayplan.client import SERVER_NAME
 from bayplan.model.assignment import Assignment
+from bayplan.model.event import Event
 from bayplan.model.node import Node
 from bayplan.model.service import Port, TaskTemplate
 from bayplan.model.task import DesiredState, PublishedPort, Task, TaskStatus
@@ -52,7 +53,7 @@ def _number() -> tuple[int, socket.socket]:
 
 
 NUMBER, _HELD = _number()
-UPLINK, PEER = f"agtt{NUMBER}", f"agtp{NUMBER}"
+UPLINK, PEER = f"agt{NUMBER}up", f"agt{NUMBER}in"
 CONTROLLER, HOST = f"10.199.{100 + 2 * NUMBER}.1", f"10.199.{100 + 2 * NUMBER}.2"
 SUBNET = f"10.199.{101 + 2 * NUMBER}.0/24"
 PORT = 17443
@@ -79,6 +80,8 @@ class Controller(DispatcherServicer):
         self.history: list[TaskStatus] = []
         self.acks: list[pb.AssignmentAck] = []
         self.hellos: list[pb.AgentHello] = []
+        self.events: list[Event] = []
+        self.conditions: set[str] = set()
         self.goodbyes: list[pb.Goodbye] = []
         self.operators: list[str] = []
         self.renewals = 0
@@ -114,6 +117,7 @@ class Controller(DispatcherServicer):
             if kind == "hello":
                 self._context, self._sequence = context, 1
                 self.hellos.append(message.hello)
+                self.conditions = {c.type for c in message.hello.report.conditions}
                 self._note(message.hello.statuses)
                 node = Node(name="h1", uid="n1", subnet=SUBNET)
                 welcome = pb.Welcome(protocol=1, heartbeat_interval_s=0.5, node=to_pb(node))
@@ -132,6 +136,10 @@ class Controller(DispatcherServicer):
                 await self._write(context, pb.ControllerMessage(heartbeat=beat))
             elif kind == "ack":
                 self.acks.append(message.ack)
+            elif kind == "report":
+                self.conditions = {c.type for c in message.report.conditions}
+            elif kind == "events":
+                self.events += [from_pb(Event, e) for e in message.events.events]
             elif kind == "goodbye":
                 self.goodbyes.append(message.goodbye)
             async with self._changed:

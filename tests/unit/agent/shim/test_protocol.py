@@ -58,6 +58,19 @@ def test_an_exit_record_comes_back_from_disk(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["exit.json"]
 
 
+def test_the_room_for_an_exit_record_is_taken_before(tmp_path: Path) -> None:
+    """The record is written into it, and nothing of it is left over."""
+    protocol.reserve_exit(str(tmp_path))
+    reserved = tmp_path / "exit.json.new"
+    assert reserved.stat().st_blocks * 512 >= protocol.EXIT_MAX_BYTES
+    assert protocol.read_exit(str(tmp_path)) is None
+    inode = reserved.stat().st_ino
+    record = ExitRecord(exit_code=0, at=12.5)
+    protocol.write_exit(str(tmp_path), record)
+    assert protocol.read_exit(str(tmp_path)) == record
+    assert (tmp_path / "exit.json").stat().st_ino == inode
+
+
 def test_a_damaged_exit_record_is_an_error(tmp_path: Path) -> None:
     """A record without its exit code is not taken for one."""
     (tmp_path / "exit.json").write_text(json.dumps({"signal": 0}))
