@@ -13,7 +13,6 @@ import fcntl
 import os
 import signal
 import ssl
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +33,7 @@ from agent.images import Images, Registries
 from agent.network import Network, NetworkError
 from agent.shims import Adopted, ExecSession, Shims, State
 from agent.volumes import Volumes
+from bayplan.clock import HostClock
 from bayplan.https import HttpsServer, client_context, server_context
 from bayplan.model.assignment import Assignment
 from bayplan.model.errors import Unavailable
@@ -61,26 +61,12 @@ METRICS_DEADLINE_S: Final = 10.0
 _log = structlog.get_logger(__name__)
 
 
-class Clock:
-    """Seconds since the epoch that never run backwards: the host's clock at the start, from then
-    on CLOCK_BOOTTIME. It is set again where the host's clock has moved ahead."""
-
-    def __init__(self) -> None:
-        self._base = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
-
-    def now(self) -> float:
-        """The time. Also what skew is measured with."""
-        boottime = time.clock_gettime(time.CLOCK_BOOTTIME)
-        self._base = max(self._base, time.time() - boottime)
-        return self._base + boottime
-
-
 class Agent:
     """One host's agent. `run` until cancelled."""
 
     def __init__(self, config: AgentConfig) -> None:
         self._config = config
-        self._clock = Clock()
+        self._clock = HostClock()
         self._version = bayplan.__version__
         self._identity = IdentityStore(config.state_dir / "pki")
         self._name = self._identity.load().name

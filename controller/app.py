@@ -24,6 +24,7 @@ import structlog
 
 import bayplan
 from bayplan import pki
+from bayplan.clock import HostClock
 from bayplan.model import errors
 from bayplan.model.secret import SealedSecret
 from controller.config import Config
@@ -85,6 +86,7 @@ class Controller:
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        self._clock = HostClock()
         self._metrics = Metrics()
         self._metrics.build.labels(bayplan.__version__).set(1)
         self._streams = Streams()
@@ -135,6 +137,7 @@ class Controller:
                 store=store,
                 leadership=self._seat,
                 trust=trust,
+                now=self._clock.now,
                 vault=kek,
                 tunnels=self._tunnels,
                 reasons=self._why,
@@ -210,7 +213,7 @@ class Controller:
         leading = Leading(
             parts.store,
             term.guard,
-            time.time,
+            self._clock.now,
             open_secret,
             version=bayplan.__version__,
             policy=self._config.placement_policy,
@@ -254,7 +257,7 @@ class Controller:
         return "" if self._seat.address else "no controller leads"
 
     def _observe(self, parts: Parts) -> None:
-        gauges.observe(self._metrics, parts.store.tables, self._why, time.time())
+        gauges.observe(self._metrics, parts.store.tables, self._why, self._clock.now())
         self._metrics.sessions.set(self._dispatcher.sessions)
         self._metrics.tunnels.set(len(self._tunnels))
         self._metrics.streams.set(len(self._streams))
