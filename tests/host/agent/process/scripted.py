@@ -60,7 +60,21 @@ PORT = 17443
 CGROUP = f"/bayplan-agent-test-{NUMBER}"
 BRIDGE = "agtbr0"
 IMAGE = "bb:1"
-APPLETS = ("sh", "sleep", "cat", "echo", "httpd", "nc", "id", "kill", "true", "env", "hostname")
+APPLETS = (
+    "sh",
+    "yes",
+    "head",
+    "sleep",
+    "cat",
+    "echo",
+    "httpd",
+    "nc",
+    "id",
+    "kill",
+    "true",
+    "env",
+    "hostname",
+)
 DEADLINE_S = 15.0 * PATIENCE
 
 
