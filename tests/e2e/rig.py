@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lab import state
+
 ROOT = Path(__file__).resolve().parents[2]
 WAIT_S = 30.0
 POLL_S = 0.05
@@ -95,6 +97,14 @@ class Rig:
         if done.returncode:
             raise AssertionError(f"lab {verb} {' '.join(args)}: {done.stdout}\n{done.stderr}")
         return done.stdout
+
+    def daemon(self, host: str) -> int:
+        """The pid of the agent of a host, or of the first controller, on this machine."""
+        machines = state.load(self.directory).machines
+        found = next(m.daemon for m in machines if host in (m.name, m.role))
+        assert found is not None
+        assert found.alive
+        return found.pid
 
     def service(self, name: str) -> dict[str, Any]:
         """The whole view of a service, as `-o json` prints it."""
