@@ -315,8 +315,9 @@ class Machine:
         for pid in shim_pids(self.state):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        deadline = time.monotonic() + 5
-        while not _remove_cgroups() and time.monotonic() < deadline:
+        deadline = time.monotonic() + 20
+        while not _remove_cgroups():
+            assert time.monotonic() < deadline, f"cgroups below {CGROUP} do not go"
             time.sleep(0.05)
         for line in Path("/proc/self/mountinfo").read_text().splitlines():
             if str(self.state) in (target := line.split()[4]):
