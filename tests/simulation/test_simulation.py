@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.simulation import scenario, workloads
+from tests.simulation.mutants.__main__ import in_a_process_of_its_own
+from tests.simulation.mutants.planted import MUTANTS
 from tests.simulation.seeds import fresh, of_this_run
 
 ROOT = Path(__file__).parents[2]
@@ -51,6 +53,21 @@ def test_thousands_of_seeds(kind: str, number: int) -> None:
     """New ones at each run."""
     for seed in fresh(SOAK_EACH, f"{kind} {number}"):
         play(kind, seed)
+
+
+def test_every_fault_can_still_be_planted() -> None:
+    """The line that each changes is there, once."""
+    for mutant in MUTANTS:
+        text = (ROOT / mutant.file).read_text()
+        assert text.count(mutant.old) == 1, mutant.name
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("number", range(len(MUTANTS)), ids=[m.name for m in MUTANTS])
+def test_a_planted_fault_is_caught(number: int) -> None:
+    """By a seed or a named scenario."""
+    assert in_a_process_of_its_own(number)
 
 
 def test_a_seed_replays_exactly() -> None:
