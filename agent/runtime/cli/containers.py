@@ -71,17 +71,20 @@ class Entry:
     def held(self) -> bool:
         """Whether init still waits for `start`: only then does anybody listen."""
         try:
-            connection = self.connect()
+            connection = self.connect(timeout_s=0.0)
         except (ConnectionRefusedError, FileNotFoundError):
             return False
+        except BlockingIOError:
+            # It is paused, and as many as it lets wait have asked already.
+            return True
         connection.close()
         return True
 
-    def connect(self) -> socket.socket:
+    def connect(self, *, timeout_s: float = channel.DEADLINE_S) -> socket.socket:
         """To a held init."""
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            connection.settimeout(channel.DEADLINE_S)
+            connection.settimeout(timeout_s)
             with at(self.path / _SOCKET) as address:
                 connection.connect(address)
         except BaseException:

@@ -252,6 +252,27 @@ def was_seen(seen: dict[str, int]) -> None:
 
 
 @pytest.mark.root
+@pytest.mark.timeout(60)
+def test_paused_before_its_start(commands: Commands, rootfs: Path) -> None:  # noqa: F811
+    """It is created still, however often one asks, and is not started until it is resumed."""
+    document: dict[str, Any] = json.loads(json.dumps(BASE))
+    document["process"]["args"] = SLEEP
+    document["root"]["path"] = str(rootfs)
+    document["linux"]["cgroupsPath"] = f"{CGROUP}/held"
+    (commands.directory / "config.json").write_text(json.dumps(document))
+    assert commands.call("create", "--bundle", str(commands.directory), "held") == (0, "")
+    assert commands.call("pause", "held") == (0, "")
+    begun = time.monotonic()
+    for _ in range(20):
+        assert '"status": "created"' in commands.call("state", "held")[1]
+    assert "is paused; resume it first" in commands.call("start", "held")[1]
+    assert time.monotonic() - begun < 15 * PATIENCE
+    assert commands.call("resume", "held") == (0, "")
+    assert commands.call("start", "held") == (0, "")
+    assert commands.call("delete", "--force", "held") == (0, "")
+
+
+@pytest.mark.root
 @pytest.mark.timeout(400)
 def test_lives(commands: Commands, rootfs: Path) -> None:  # noqa: F811
     """Three hundred containers."""
