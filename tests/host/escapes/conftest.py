@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from bayplan.model.service import Mount, MountKind
-from tests.host.conformance.conftest import Runtime, program, rootfs  # noqa: F401  fixtures
+from tests.host.conformance.conftest import CGROUP as COMMAND_LINE_CGROUP
+from tests.host.conformance.conftest import CGROUPS, Runtime, program, rootfs  # noqa: F401  fixtures
 from tests.host.runtime.conftest import (  # noqa: F401  fixtures, used here too
     Rig,
     _no_cgroup_left,
@@ -64,3 +65,10 @@ def runtime(program: Path, rootfs: Path, tmp_path: Path) -> Iterator[Runtime]:  
     made = Runtime("native", [str(program)], tmp_path, rootfs)
     yield made
     made.close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_command_line_cgroup_left() -> Iterator[None]:
+    yield
+    for parent in CGROUPS.glob(f"*{COMMAND_LINE_CGROUP}"):
+        parent.rmdir()
