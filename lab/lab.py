@@ -62,12 +62,13 @@ class Lab:
                     f"there is a lab in {self.directory} already",
                     hint="`bay lab down` ends it, `bay lab status` shows it",
                 )
-            chosen = IPv4Network(subnet) if subnet else switch.free_subnet()
-            now = State(name=name, subnet=str(chosen))
-            state.save(self.directory, now)
-            init = machine.power_on(SWITCH, self.paths(SWITCH).top)
-            now = self._save(now.with_machine(Machine(name=SWITCH, role="switch", init=init)))
-            switch.start(init, name, chosen)
+            with switch.choosing():
+                chosen = IPv4Network(subnet) if subnet else switch.free_subnet()
+                now = State(name=name, subnet=str(chosen))
+                state.save(self.directory, now)
+                init = machine.power_on(SWITCH, self.paths(SWITCH).top)
+                now = self._save(now.with_machine(Machine(name=SWITCH, role="switch", init=init)))
+                switch.start(init, name, chosen)
             controllers = [host for host in hosts if _CONTROLLER_NAME.fullmatch(host)]
             agents = [host for host in hosts if host not in controllers]
             for host in hosts:

@@ -8,7 +8,11 @@ machine reaches the hosts by their addresses.
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from ipaddress import IPv4Interface, IPv4Network
 
 from lab import machine
@@ -32,6 +36,24 @@ def free_subnet() -> IPv4Network:
         if not any(candidate.overlaps(route) for route in routes):
             return candidate
     raise LabError(f"all of {SUBNETS} is in use here", hint="choose another by --subnet")
+
+
+@contextmanager
+def choosing() -> Iterator[None]:
+    """One lab at a time chooses its subnet, until its route is there. Raises LabError."""
+    deadline = time.monotonic() + _DEADLINE_S
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as held:
+        while True:
+            try:
+                held.bind("\0bayplan-lab-chooses")
+                break
+            except OSError as taken:
+                if time.monotonic() > deadline:
+                    raise LabError(
+                        "another lab is being made here", hint="try again when it is up"
+                    ) from taken
+            time.sleep(0.05)
+        yield
 
 
 def outside(name: str) -> str:

@@ -9,7 +9,12 @@ from tests.patience import PATIENCE
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Stretch the tests' own time limits."""
+    """Say what may run side by side (pytest -n 2 --dist loadgroup): files may, but those below
+    tests/host count what is left on the host. Stretch the tests' own time limits."""
+    for item in items:
+        file = item.path.relative_to(config.rootpath).as_posix()
+        group = "host" if file.startswith("tests/host/") else file
+        item.add_marker(pytest.mark.xdist_group(group))
     if PATIENCE == 1:
         return
     for item in items:

@@ -1,8 +1,10 @@
-"""One lab for all tests of the folder; each test cleans up its services."""
+"""One lab for all tests of the folder (one in each process that runs them); each test cleans up its
+services."""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -18,12 +20,12 @@ from tests.e2e.rig import Rig, eventually
 def rig() -> Iterator[Rig]:
     """Three hosts and a controller, with the example's image as web:1."""
     directory = Path(tempfile.mkdtemp(prefix="bayplan-e2e-"))
-    made = Rig(directory / "lab", "e2e")
+    made = Rig(directory / "lab", "e2e" + os.environ.get("PYTEST_XDIST_WORKER", ""))
     try:
         made.lab("up", "--hosts", "3", "--no-context")
         status = json.loads(made.lab("status", "-o", "json"))
         made.hosts = {h["name"]: h["address"] for h in status if h["role"] == "agent"}
-        example.push(made.directory / "bay", "e2e")
+        example.push(made.directory / "bay", made.name)
         yield made
     finally:
         made.lab("down")

@@ -27,7 +27,7 @@ def log_in(cluster: Rig, name: str, *options: str) -> None:
     cluster.bay("user", "add", name, *options)
     token = cluster.bay("user", "token", name).strip()
     cluster.bay("login", f"{cluster.controller}:7444", "--name", name, stdin=token)
-    cluster.bay("context", "use", "e2e")
+    cluster.bay("context", "use", cluster.name)
 
 
 def test_a_viewer_can_look_and_nothing_else(cluster: Rig) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import urllib.parse
 import urllib.request
@@ -18,6 +17,7 @@ from bayplan import contexts
 from bayplan.https import client_context
 from bayplan.pki import SERVER_NAME
 from tests.e2e.rig import Rig, a_service, eventually
+from tests.ports import some_ports
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(180)]
 
@@ -25,7 +25,7 @@ WEB_PORT = 7446
 
 
 def tls_files(cluster: Rig) -> contexts.Context:
-    return contexts.load_config(cluster.directory / "bay").contexts["e2e"]
+    return contexts.load_config(cluster.directory / "bay").contexts[cluster.name]
 
 
 @pytest.fixture
@@ -60,9 +60,7 @@ def prometheus(cluster: Rig, tmp_path: Path) -> Iterator[str]:
     }
     path = tmp_path / "prometheus.yml"
     path.write_text(yaml.safe_dump(config))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = some_ports(1)
     command = ["prometheus", f"--config.file={path}", f"--storage.tsdb.path={tmp_path / 'tsdb'}"]
     command += [f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn"]
     with subprocess.Popen(command) as process:

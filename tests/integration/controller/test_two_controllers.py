@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -23,18 +22,13 @@ from tests.integration.controller.running import (
     a_service,
     applying,
 )
-
-
-def a_free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+from tests.ports import some_ports
 
 
 @pytest.fixture
 def etcd(tmp_path: Path) -> Iterator[str]:
     """An etcd of the operator's; its endpoint."""
-    client, peer = (f"http://127.0.0.1:{a_free_port()}" for _ in range(2))
+    client, peer = (f"http://127.0.0.1:{port}" for port in some_ports(2))
     flags = {
         "name": "t",
         "data-dir": tmp_path / "etcd",

@@ -17,7 +17,7 @@ from controller.store.base import StoreUnavailable
 from controller.store.etcd import EtcdConfig, EtcdStore
 from controller.store.etcd.client import EtcdClient
 from tests.integration.store.test_store import a_node
-from tests.integration.store.test_tls import some_ports
+from tests.ports import some_ports
 
 
 @dataclass

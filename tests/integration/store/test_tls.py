@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
-import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -19,25 +17,9 @@ from bayplan.pki import Holder
 from controller.store.base import StoreUnavailable
 from controller.store.etcd import EtcdConfig, EtcdStore
 from tests.integration.store.test_store import a_node
+from tests.ports import some_ports
 
 PASSWORD = "correct horse"
-
-
-def some_ports(count: int) -> list[int]:
-    """Different ones, below those the kernel gives to connections (ip_local_port_range), so that
-    nobody takes one before the process it is for."""
-    first_ephemeral = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    found: list[int] = []
-    while len(found) < count:
-        port = random.randrange(10_000, first_ephemeral)
-        with socket.socket() as s:
-            try:
-                s.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        if port not in found:
-            found.append(port)
-    return found
 
 
 def a_port() -> int:
