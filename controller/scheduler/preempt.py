@@ -127,8 +127,8 @@ class Preemptor:
                 (o for o in able if o.priority <= limit),
                 key=lambda o: (o.priority, -_size(o, room.scale), o.task.uid),
             )
-            if room.fits(self._within_budget(usable)):
-                return self._least(usable, room, row)
+            if room.fits(usable) and (found := self._least(usable, room, row)) is not None:
+                return found
         return None
 
     def _within_budget(self, usable: Sequence[Occupant]) -> tuple[Occupant, ...]:
@@ -141,8 +141,12 @@ class Preemptor:
                 kept.append(occupant)
         return tuple(kept)
 
-    def _least(self, usable: Sequence[Occupant], room: _Room, row: int) -> tuple[Occupant, ...]:
-        for size in range(1, len(usable) + 1):
+    def _least(
+        self, usable: Sequence[Occupant], room: _Room, row: int
+    ) -> tuple[Occupant, ...] | None:
+        """None: no set of them keeps the budgets and makes room."""
+        chosen = list(self._within_budget(usable))
+        for size in range(1, len(chosen) + 1):
             if comb(len(usable), size) > SETS_MAX:
                 break
             sets = [
@@ -152,7 +156,8 @@ class Preemptor:
             ]
             if sets:
                 return min(sets, key=lambda s: self._value(s, row))
-        chosen = list(self._within_budget(usable))
+        if not room.fits(chosen):
+            return None
         for occupant in reversed(chosen.copy()):
             fewer = [o for o in chosen if o is not occupant]
             if room.fits(fewer):
@@ -167,7 +172,8 @@ class Preemptor:
             max(v.priority for v in victims),
             len(victims),
             sum(v.priority for v in victims),
-            sum(_size(v, scale) for v in victims),
+            # Rounded: the order of adding up does not decide between equal sets.
+            round(sum(_size(v, scale) for v in victims), 9),
         )
 
 

@@ -9,7 +9,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bayplan.model.node import Taint
@@ -302,6 +302,7 @@ def least_valuable(
 
 @settings(max_examples=150, deadline=None)
 @given(seed=st.integers(0, 1 << 32))
+@example(seed=387)  # a budget that only two of three equally large tasks keep and make room
 def test_no_set_of_tasks_is_less_valuable(seed: int) -> None:
     """Against every set there is, on up to four nodes of up to six tasks, under budgets."""
     draw = Random(seed)
