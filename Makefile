@@ -73,7 +73,7 @@ FORKING := tests/host/runtime tests/host/conformance tests/host/escapes tests/ho
 test: check ## everything that is to pass before a change lands (root, under 15 minutes)
 	$(BIN)/python -m pytest -q -n 2 -m "not soak" tests/unit tests/golden tests/oracle tests/simulation
 	$(BIN)/python -m pytest -q -m "not soak" $(FORKING)
-	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m "not soak" $(FORKING:%=--ignore=%) \
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not soak" $(FORKING:%=--ignore=%) \
 	  tests/host tests/integration tests/e2e
 
 .PHONY: test-vm
