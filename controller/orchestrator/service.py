@@ -35,8 +35,9 @@ from controller.tables import Change
 class _Slot:
     """One slot, sorted out. `target`: the task that is to stay; `current`: one that is to go as
     soon as its successor has proved good, or as the policy allows it to be missing. `covered`: one
-    of them serves, and gets traffic. `losses`: what says that `lost` is lost; written with the
-    slot's new task if it gets one, so that neither is where the node has come back."""
+    of them serves, and gets traffic. `endings`: what says that `lost` is lost and `surplus` not
+    wanted; written with the slot's new task if it gets one, so that neither is where the node has
+    come back, or what waited has found one."""
 
     number: int
     tasks: list[Observed]
@@ -45,7 +46,7 @@ class _Slot:
     surplus: list[Observed] = field(default_factory=list)
     lost: list[Observed] = field(default_factory=list)
     covered: bool = False
-    losses: list[Change] = field(default_factory=list)
+    endings: list[Change] = field(default_factory=list)
 
 
 def decide(situation: Situation, now: float) -> Decision:
@@ -142,8 +143,8 @@ def _slots(
     if replace_any:
         _replace(situation, phase, kept, now, decision)
     for slot in kept:
-        if slot.losses:
-            decision.add(require_service(situation), *slot.losses)
+        if slot.endings:
+            decision.add(require_service(situation), *slot.endings)
 
 
 def _sort_out(situation: Situation, phase: Phase, number: int, tasks: list[Observed]) -> _Slot:
@@ -181,7 +182,7 @@ def _settle_slot(
 ) -> None:
     """What needs no budget: losses, an empty slot, and a predecessor whose successor is good."""
     for observed in slot.lost:
-        slot.losses.extend(declare_lost(situation, observed, now))
+        slot.endings.extend(declare_lost(situation, observed, now))
         decision.note(
             situation,
             "Lost",
@@ -190,7 +191,10 @@ def _settle_slot(
             severity=Severity.WARNING,
         )
     for observed in slot.surplus:
-        _retire(situation, slot.number, observed, "another task has its slot", decision)
+        slot.endings.extend(retire(observed, "another task has its slot"))
+    dropped = [o.task.attempt for o in slot.surplus if not o.task.node]
+    if dropped:
+        slot.endings.extend(mark(situation, slot.number, max(dropped)))
     target = slot.target
     if target is not None and slot.current is not None:
         proven = rollout.proven_at(situation, phase.rollout, target)
@@ -253,8 +257,8 @@ def _create(
         not_before_at=not_before_at,
         reason=reason,
     )
-    losses, slot.losses = slot.losses, []
-    return (*losses, *give_up_ended(slot.tasks), new)
+    endings, slot.endings = slot.endings, []
+    return (*endings, *give_up_ended(slot.tasks), new)
 
 
 def _standing(situation: Situation, phase: Phase) -> int:

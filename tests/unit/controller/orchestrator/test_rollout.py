@@ -12,6 +12,7 @@ from bayplan.model.service import (
     UpdatePolicy,
 )
 from bayplan.model.task import DesiredState, Health, TaskState
+from controller.store.base import Kind
 from tests.unit.controller.rig import Rig
 
 
@@ -280,6 +281,25 @@ def test_a_node_that_is_back_in_time_costs_no_third_task() -> None:
     rig.store.apply_each(step.groups)
     rig.settle()
     assert rig.names() == ["web.1.1", "web.1.2"]
+
+
+def test_what_goes_and_what_is_new_in_a_slot_are_written_together() -> None:
+    """A task is on its way up beside an old one that serves, and a still newer version puts another
+    one in its stead. Where it changes meanwhile, and so stays, there is no other one either."""
+    rig = a_service(1)
+    update(rig)
+    rig.apply(1, version="c", update=rig.service.spec.update)
+    step = rig.services.step(rig.store.tables, rig.now)
+    rollout = [group for group in step.groups if any(c.kind is Kind.ROLLOUT for c in group)]
+    rig.store.apply_each(rollout)
+    step = rig.services.step(rig.store.tables, rig.now)
+    assert any(c.key[1] == "web.1.3" for group in step.groups for c in group)
+    (second,) = [t for t in rig.live() if t.attempt == 2]
+    rig.put(Kind.TASK, ("default", "web.1.2"), second)
+    rig.store.apply_each(step.groups)
+    assert rig.names() == ["web.1.1", "web.1.2"]
+    rig.settle()
+    assert rig.names() == ["web.1.1", "web.1.3"]
 
 
 def test_a_first_version_that_does_not_come_up_says_so_and_is_tried_on() -> None:
