@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from bayplan.model.service import StopPolicy
+from bayplan.model.service import RestartPolicy, StopPolicy
 from tests.host.agent.process.scripted import Controller, Machine, an_assignment
 from tests.patience import PATIENCE
 
@@ -76,7 +76,8 @@ async def test_a_full_disk_is_told_and_survived(
     stop = StopPolicy(grace_s=0.2)
     controller.assignments = {
         "stays": an_assignment("stays", slot=1, stop=stop),
-        "ends": an_assignment("ends", slot=2, stop=stop),
+        # Every start that fails for want of room would double the delay of the next.
+        "ends": an_assignment("ends", slot=2, stop=stop, restart=RestartPolicy(max_delay_s=1.0)),
     }
     machine.start()
     stays = await controller.until_state("stays", "running")
