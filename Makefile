@@ -100,7 +100,6 @@ soak: $(VENV)/dev.stamp ## what takes longer: thousands of start/stop cycles and
 	$(BIN)/python -m pytest -q -m soak $(FORKING)
 	$(BIN)/python -m pytest -q -m soak $(FORKING:%=--ignore=%) tests/host
 	$(BIN)/python -m pytest -q -n 2 -m soak tests/simulation
-	HYPOTHESIS_PROFILE=new $(BIN)/python -m pytest -q -n 2 tests/unit
 
 .PHONY: bench
 bench: $(VENV)/dev.stamp ## measure everything docs/benchmarks.md reports (about 15 minutes)

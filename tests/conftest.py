@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import pytest
-from hypothesis import settings
 
 from tests.patience import PATIENCE
-
-# Property tests draw the same cases at each run, so that a change is judged by what was judged
-# before; `make soak` draws others.
-settings.register_profile("same", derandomize=True)
-settings.register_profile("new", settings.get_profile("default"))
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
 @pytest.hookimpl(optionalhook=True)

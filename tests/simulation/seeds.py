@@ -9,9 +9,6 @@ from random import Random
 RUN = os.environ.get("PYTEST_XDIST_TESTRUNUID") or secrets.token_hex(8)
 """All workers of one run have to collect the same tests."""
 FRESH_FROM = 1_000_000
-FRESH_SHARE = 10
-"""One in so many is new: a change is judged by what was judged before, and the unknown is looked
-for by `make soak`."""
 
 
 def fresh(count: int, of: str = "") -> list[int]:
@@ -25,4 +22,4 @@ def of_this_run(count: int) -> list[int]:
     if one is not None:
         return [int(one)]
     count = int(os.environ.get("BAYPLAN_SIMULATION_SEEDS", str(count)))
-    return [*range(count - count // FRESH_SHARE), *fresh(count // FRESH_SHARE)]
+    return [*range(count - count // 2), *fresh(count // 2)]

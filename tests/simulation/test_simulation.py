@@ -1,7 +1,7 @@
 """Many seeds. One that fails is named, and replays exactly: `BAYPLAN_SIMULATION_SEED=SEED`, or
 `python -m tests.simulation SEED` to read what happens.
 
-Nine in ten of the seeds are the same at each run, the others are new ones.
+Half of the seeds are the same at each run, the others are new ones.
 `BAYPLAN_SIMULATION_SEEDS`: how many there are.
 """
 
