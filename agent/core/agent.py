@@ -14,7 +14,7 @@ from agent.core import events as on
 from agent.core.machine import TaskMachine
 from agent.core.phases import Phase
 from bayplan.model.assignment import Assignment
-from bayplan.model.service import NetworkMode, Protocol
+from bayplan.model.service import MountKind, NetworkMode, Protocol
 from bayplan.model.task import Task, TaskStatus
 
 # The version a host's rules are known by before this agent has published any.
@@ -240,8 +240,20 @@ class AgentCore:
         machine.unpublished = lambda: (
             self._confirmed > self._held_by_version.get(uid, NEVER_PUBLISHED)
         )
+        machine.volume_writer = lambda: self._volume_writer(machine)
         self._machines[uid] = machine
         return machine
+
+    def _volume_writer(self, asking: TaskMachine) -> str:
+        """A slot's volume has one writer. The controller waits for the end of the task before, but
+        gives up one that it never saw start, which this host may have started since."""
+        slot = _slot(asking)
+        if all(mount.kind is not MountKind.VOLUME for mount in asking.assignment.template.mounts):
+            return ""
+        for machine in self._machines.values():
+            if machine is not asking and machine.writes and _slot(machine) == slot:
+                return machine.assignment.task.name
+        return ""
 
     def _sweep_orphans(self, out: list[do.Command]) -> None:
         for uid in self._orphans:
@@ -409,6 +421,11 @@ class AgentCore:
             table.pop(uid, None)
         self._withdrawing.discard(uid)
         out.append(do.Forget(uid=uid))
+
+
+def _slot(machine: TaskMachine) -> tuple[str, str, int]:
+    task = machine.assignment.task
+    return task.namespace, task.service, task.slot
 
 
 def _port_conflict(assignment: Assignment, taken: _Taken) -> str:

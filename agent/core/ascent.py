@@ -27,6 +27,13 @@ class Ascent(Descent):
         self._do(do.PrepareVolumes(assignment=self.assignment))
 
     def _create(self, now: float) -> None:
+        if writer := self.volume_writer():
+            # Its end is under way: nobody is to be told, and there is nothing to back off from.
+            self._set(reason="volumes", message=f"waits for {writer} to let go of its volume")
+            self._enter(Phase.VOLUMES_WAIT, now + self._timing.retry_min_s)
+            return
+        if self.status.reason == "volumes":
+            self._set(reason="", message="")
         self._advance_to_at_least(TaskState.STARTING)
         self._set(incarnation=self.status.incarnation + 1, address="", pid=0)
         self._up_since = now

@@ -9,11 +9,11 @@ from dataclasses import replace
 from agent.config import Ceilings, Timing
 from agent.core import commands as do
 from agent.core import health as checks
-from agent.core.phases import Outcome, Phase
+from agent.core.phases import HOLDING, Outcome, Phase
 from agent.core.restart import Backoff
 from bayplan.model.assignment import Assignment
 from bayplan.model.event import Event, Severity
-from bayplan.model.service import NetworkMode
+from bayplan.model.service import MountKind, NetworkMode
 from bayplan.model.task import (
     FINAL,
     RANK,
@@ -58,6 +58,7 @@ class Life(ABC):
         self.health: checks.HealthState | None = None
         self.out: list[do.Command] = []
         self.unpublished: Callable[[], bool] = lambda: True
+        self.volume_writer: Callable[[], str] = lambda: ""
         # The controller's set no longer holds it: once its remains are gone it is forgotten.
         self.dropped = False
         # Told to stop, and the controller does not know yet that it is out of the rules.
@@ -98,6 +99,12 @@ class Life(ABC):
             and bool(self.assignment.task.ports)
             and self.assignment.template.network is NetworkMode.BRIDGE
         )
+
+    @property
+    def writes(self) -> bool:
+        """True while a process of it may write to a volume."""
+        kinds = {mount.kind for mount in self.assignment.template.mounts}
+        return MountKind.VOLUME in kinds and self.phase in HOLDING
 
     @property
     def awaits_rules(self) -> bool:

@@ -41,7 +41,8 @@ from bayplan.model.task import (
 class TaskMachine(Ascent):
     """One task. Its methods take the time and append to `out`; the caller publishes and reports.
 
-    `unpublished` tells whether the kernel's balancing rules are known to hold no backend of it.
+    `unpublished` tells whether the kernel's balancing rules are known to hold no backend of it,
+    `volume_writer` which other task of its slot may still write to its volume (empty: none).
     """
 
     # -- the controller -----------------------------------------------------------------------

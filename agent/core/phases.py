@@ -50,6 +50,8 @@ ALIVE = frozenset(
         Phase.KILL,
     }
 )
+# There may be processes of it: those of a container go with its deletion, not with its init.
+HOLDING = ALIVE | {Phase.DELETE, Phase.DELETE_WAIT}
 # The decision what follows has been made; the container is only being ended.
 GOING_DOWN = frozenset({Phase.WITHDRAW, Phase.DRAIN, Phase.TERM, Phase.KILL})
 CLEANING = frozenset(

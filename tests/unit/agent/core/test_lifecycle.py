@@ -49,6 +49,26 @@ def test_a_ready_task_is_held_before_it_is_created() -> None:
     assert world.status().state is TaskState.RUNNING
 
 
+def test_a_volume_has_one_writer() -> None:
+    """A task waits until nothing of the one before it in its slot can write to their volume."""
+    mounts = (Mount(target="/data", kind=MountKind.VOLUME, source="data"),)
+    world = World()
+    world.answer[do.DeleteContainer] = lambda c: None
+    world.assign(an_assignment(mounts=mounts))
+    world.assign(an_assignment("other slot", slot=2, mounts=mounts))
+    assert world.status("other slot").state is TaskState.RUNNING
+    world.assign(an_assignment("t2", mounts=mounts), removed_uids=("t1",))
+    world.advance(60)
+    status = world.status("t2")
+    assert status.state is TaskState.PREPARING
+    assert (status.reason, status.incarnation) == ("volumes", 0)
+    assert "waits for web.1.1 to let go of its volume" in status.message
+    world.send(on.Deleted(uid="t1", incarnation=1))
+    world.advance(2)
+    status = world.status("t2")
+    assert (status.state, status.reason, status.message) == (TaskState.RUNNING, "", "")
+
+
 def test_traffic_comes_with_health_and_goes_before_the_stop_signal() -> None:
     """Published once healthy; withdrawn and paused before SIGTERM."""
     world = World(timing=Timing(drain_pause_s=0.3))
