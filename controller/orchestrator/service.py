@@ -309,7 +309,8 @@ def _replace(
     if not surge and not unavailable:
         unavailable = 1
     unavailable = budget.bound(situation, unavailable)
-    doubled = sum(1 for s in slots if s.target is not None and s.current is not None)
+    # A task that is only now given up counts until that is written: its node may be back.
+    doubled = sum(1 for s in slots if s.target and (s.current is not None or s.endings))
     uncovered = len(situation.wanted_slots) - sum(1 for s in slots if s.covered)
     unproven = [s for s in slots if s.current is None and not _proven(situation, phase, s, now)]
     in_flight = doubled + len(unproven)

@@ -50,6 +50,24 @@ def test_budgets_hold_at_every_moment(surge: int, unavailable: int) -> None:
     assert rig.rollout.state is RolloutState.COMPLETE
 
 
+def test_an_old_task_that_is_lost_counts_until_that_is_written() -> None:
+    """Its node may come back before it is: another slot's successor waits for that."""
+    rig = a_service(2, max_surge=1, max_unavailable=0)
+    update(rig)
+    (new,) = [t for t in rig.live() if t.generation == 2]
+    (old,) = [t for t in rig.live() if t.slot == new.slot and t.generation == 1]
+    assert old.node != new.node
+    rig.node_state(old.node, NodeState.LOST)
+    step = rig.services.step(rig.store.tables, rig.now)
+    others = [g for g in step.groups if all(c.key[1] != old.name for c in g)]
+    rig.store.apply_each(others)
+    assert len(rig.live()) == 3
+    rig.store.apply_each([g for g in step.groups if g not in others])
+    rig.settle()
+    assert old.name not in {t.name for t in rig.live()}
+    assert len(rig.live()) == 3
+
+
 def test_a_new_task_has_to_stay_healthy() -> None:
     """The predecessor stops only once the successor has served for the monitor time."""
     rig = a_service(1)
