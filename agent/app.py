@@ -191,6 +191,7 @@ class Agent:
             callbacks,
             version=self._version,
             clock=self._clock.now,
+            start_took_s=host.process_age_s(),
         )
         return self._session
 

@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import socket
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,13 @@ PIDS_PER_HOST_DEFAULT: Final = 32768
 def boot_id() -> str:
     """Changes with every start of the host (proc_sys_kernel(5))."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def process_age_s() -> float:
+    """Seconds since this process was made: proc_pid_stat(5), field 22, in ticks since the boot."""
+    ticks = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]
+    started_s = int(ticks) / os.sysconf("SC_CLK_TCK")
+    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started_s)
 
 
 class Meter:

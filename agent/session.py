@@ -35,7 +35,15 @@ from grpc import aio
 from agent.core.happenings import Happenings
 from agent.identity import Identity, IdentityStore
 from bayplan import pki
-from bayplan.client import CHANNEL_OPTIONS, GONE_KEY, LEADER_KEY, Credentials
+from bayplan.client import (
+    CONNECT_S,
+    GONE_KEY,
+    LEADER_KEY,
+    Credentials,
+    channel_options,
+    met_slowly,
+    patient,
+)
 from bayplan.model.assignment import Assignment
 from bayplan.model.event import Event
 from bayplan.model.node import Node, NodeReport
@@ -64,6 +72,9 @@ LINGER_S: Final = 0.05
 """How long a status waits for company that nobody decides anything by: a task on its way up."""
 BATCH_MAX: Final = 500
 BACK_WITHIN_S: Final = 60.0
+BACK_WITHIN_STARTS: Final = 4.0
+"""A planned absence is announced for a minute, or for as many times what this agent took from its
+own start until it first looked for a controller: on a slow host that alone can be a minute."""
 REPORT_INTERVAL_S: Final = 10.0
 RENEW_RETRY_S: Final = 300.0
 RENEW_DEADLINE_S: Final = 30.0
@@ -116,7 +127,8 @@ class _Redirected(Exception):
 
 
 class Session:
-    """Keeps a session with the leader until cancelled. `clock`: the agent's."""
+    """Keeps a session with the leader until cancelled. `clock`: the agent's; `start_took_s`:
+    what the agent's own start took until now."""
 
     def __init__(
         self,
@@ -126,7 +138,9 @@ class Session:
         *,
         version: str,
         clock: Callable[[], float],
+        start_took_s: float = 0.0,
     ) -> None:
+        self._start_took_s = start_took_s
         self._identity = identity
         self._controllers = list(dict.fromkeys(controllers))
         self._callbacks = callbacks
@@ -141,6 +155,7 @@ class Session:
         self._telling: asyncio.TimerHandle | None = None
         self._local_sequence = 0
         self._failures = 0
+        self._met_slowly = 0  # of these, where the controller was there and took too long
         self.skew_s = 0.0  # how far this host's clock is ahead of the controller's
         self._gone: set[str] = set()  # controllers that did not answer when last tried
 
@@ -191,7 +206,8 @@ class Session:
         """Announce a planned absence; the session stays open until run() is cancelled."""
         stream = self._stream
         if stream is not None:
-            message = pb.Goodbye(reason=reason, back_within_s=BACK_WITHIN_S)
+            within_s = max(BACK_WITHIN_S, BACK_WITHIN_STARTS * self._start_took_s)
+            message = pb.Goodbye(reason=reason, back_within_s=within_s)
             try:
                 async with asyncio.timeout(GOODBYE_DEADLINE_S):
                     await stream.write(pb.AgentMessage(goodbye=message))
@@ -227,10 +243,12 @@ class Session:
                     delay = REFUSED_RETRY_S
                 if error.code() is grpc.StatusCode.UNAVAILABLE:
                     self._gone.add(address)
+                self._met_slowly += met_slowly(error)
                 self._failed(address, error.details() or error.code().name)
                 turn += 1
             except (TimeoutError, OSError) as error:
                 self._gone.add(address)
+                self._met_slowly += 1
                 self._failed(address, str(error) or "no answer in time")
                 turn += 1
             await asyncio.sleep(delay)
@@ -244,10 +262,13 @@ class Session:
         most = min(RETRY_MIN_S * 2.0 ** min(self._failures, 10), RETRY_MAX_S)
         return random.uniform(most / 2, most)
 
+    def _patient(self, least_s: float) -> float:
+        return patient(least_s, self._met_slowly // len(self._controllers))
+
     async def _connect(self, address: str) -> None:
         """One session on `address`, until it ends. Returns where a new one is to begin at once."""
         identity = await asyncio.to_thread(self._identity.load)
-        async with open_channel(address, identity) as channel:
+        async with open_channel(address, identity, self._patient(CONNECT_S)) as channel:
             # A follower that knows of no other leader keeps the call until there is one.
             gone = ",".join(sorted(self._gone - {address}))
             call = DispatcherStub(channel).Session(metadata=[(GONE_KEY, gone)] if gone else None)
@@ -278,7 +299,7 @@ class Session:
             statuses=[to_pb(s) for s in self._callbacks.statuses()],
             sent_at=self._clock(),
         )
-        async with asyncio.timeout(HANDSHAKE_DEADLINE_S):
+        async with asyncio.timeout(self._patient(HANDSHAKE_DEADLINE_S)):
             await accepted(call)
             await _write(call, pb.AgentMessage(hello=hello))
             first = await _read(call)
@@ -286,6 +307,7 @@ class Session:
             raise TimeoutError("the controller ended the session before it said welcome")
         welcome = first.welcome
         self._failures = 0
+        self._met_slowly = max(0, self._met_slowly - 1)
         self._gone.discard(address)
         self._stream = _Stream(
             call=call,
@@ -466,14 +488,16 @@ class Session:
             await asyncio.sleep(min(wait_s, 3600.0))
 
 
-def open_channel(address: str, identity: Identity, *, own: bool = False) -> aio.Channel:
+def open_channel(
+    address: str, identity: Identity, connect_s: float = CONNECT_S, *, own: bool = False
+) -> aio.Channel:
     """A mutually authenticated channel. `own`: on a connection that nothing else shares."""
     credentials = Credentials(
         ca_pem=identity.ca_pem,
         certificate_pem=identity.certificate_pem,
         key_pem=identity.key_pem,
     ).channel()
-    options = [*CHANNEL_OPTIONS]
+    options = channel_options(connect_s)
     if own:
         options.append(("grpc.use_local_subchannel_pool", 1))
     return aio.secure_channel(address, credentials, options=options)

@@ -9,6 +9,11 @@
 The local deadline counts from before a renewal was sent, on the monotonic clock, and ends earlier
 than the server's: a leader that stalls or is cut off stops before another one can start. What it
 might still write is refused by the store (`Guard`).
+
+A machine that is too slow for its lease gets a longer one: a term that was lost for want of a
+renewal is followed by one with LENGTHEN times the TTL, up to TTL_MAX_S. Otherwise the work of
+taking over, begun again and again, would itself be what makes the next renewal late. Once
+renewals have been quick for CALM_S the lease is shortened again, within the term.
 """
 
 from __future__ import annotations
@@ -25,6 +30,14 @@ from controller.store.base import Deposed, Guard, Lead, Seat, StoreUnavailable
 
 TTL_S = 5
 """Seconds without a renewal after which another controller may lead."""
+
+TTL_MAX_S = 60
+"""As long as that may become on a machine that has shown to be slow."""
+
+LENGTHEN = 3
+CALM_S = 600.0
+CALM_FRACTION = 0.1
+"""Share of the next shorter TTL that a renewal may be late for the leader to be called calm."""
 
 RENEWALS_PER_TTL = 4
 MARGIN_FRACTION = 0.2
@@ -66,14 +79,14 @@ class Leadership:
     """One term. Everything it runs ends with it."""
 
     def __init__(self, lead: Lead, deadline: float, clock: Callable[[], float]) -> None:
-        self._lead = lead
+        self.lead = lead
         self._deadline = deadline
         self._clock = clock
 
     @property
     def guard(self) -> Guard:
         """What every write of this term is guarded by."""
-        return self._lead.guard
+        return self.lead.guard
 
     @property
     def holds(self) -> bool:
@@ -104,7 +117,7 @@ class Election:
     ) -> None:
         self._seat = seat
         self._me = me
-        self._ttl_s = ttl_s
+        self._ttl_s = self._least_s = ttl_s
         self._clock = clock
         self._term: Leadership | None = None
         self._left: Lead | None = None  # a term that is over, its lease not known to be
@@ -123,17 +136,33 @@ class Election:
         """Campaign and lead, again and again, until cancelled or until `work` returns or raises
         something else than Deposed and StoreUnavailable. Resigns before it ends."""
         while True:
-            lead, term = await self._campaign()
-            log.info("leading", leader=self._me.id, revision=lead.guard.create_revision)
+            term = await self._campaign()
+            log.info(
+                "leading",
+                leader=self._me.id,
+                revision=term.guard.create_revision,
+                lease_s=self._ttl_s,
+            )
             self._term = term
             try:
-                if await self._serve(lead, term, work):
+                if await self._serve(term, work):
                     return
             finally:
                 self._term = None
-                await self._resign(lead)
+                await self._resign(term.lead)
 
-    async def _campaign(self) -> tuple[Lead, Leadership]:
+    @property
+    def ttl_s(self) -> int:
+        """Of the lease this controller holds, or will take."""
+        return self._ttl_s
+
+    def _lengthen(self) -> None:
+        longer_s = min(LENGTHEN * self._ttl_s, max(TTL_MAX_S, self._least_s))
+        if longer_s > self._ttl_s:
+            log.warning("the next lease is longer", leader=self._me.id, lease_s=longer_s)
+        self._ttl_s = longer_s
+
+    async def _campaign(self) -> Leadership:
         delay_s = 0.1
         while True:
             sent = self._clock()
@@ -144,7 +173,14 @@ class Election:
                     sent = self._clock()
                 lead = await self._seat.take_lead(self._me.encode(), self._ttl_s)
                 if lead:
-                    return lead, Leadership(lead, self._deadline(sent, self._ttl_s), self._clock)
+                    term = Leadership(lead, self._deadline(sent, self._ttl_s), self._clock)
+                    if term.holds:
+                        return term
+                    # The answer came too late to act on, and so will the next one.
+                    log.warning("the store is slow to let us lead", leader=self._me.id)
+                    self._lengthen()
+                    await self._resign(lead)
+                    continue
                 await self._wait_vacant()
                 delay_s = 0.1
             except StoreUnavailable as error:
@@ -167,12 +203,10 @@ class Election:
         except TimeoutError:
             return
 
-    async def _serve(self, lead: Lead, term: Leadership, work: Work) -> bool:
+    async def _serve(self, term: Leadership, work: Work) -> bool:
         """Run the work of one term; True where it returned by itself."""
-        if not term.holds:  # the answer to the campaign came too late to act on
-            return False
         working = asyncio.ensure_future(work(term))
-        keeping = asyncio.create_task(self._keep(lead, term))
+        keeping = asyncio.create_task(self._keep(term))
         try:
             await asyncio.wait({working, keeping}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -198,26 +232,53 @@ class Election:
             case failure:
                 raise failure
 
-    async def _keep(self, lead: Lead, term: Leadership) -> None:
+    async def _keep(self, term: Leadership) -> None:
         """Renews the lease; returns once it is lost, or may be."""
         interval_s = self._ttl_s / RENEWALS_PER_TTL
+        calm_since = self._clock()
         while True:
+            due = self._clock() + interval_s
             await asyncio.sleep(min(interval_s, term.remaining_s))
             if not term.holds:
                 log.error("lease not renewed in time", leader=self._me.id)
+                self._lengthen()
                 return
             sent = self._clock()
             try:
                 async with asyncio.timeout(term.remaining_s):
-                    granted_s = await self._seat.renew_lead(lead)
+                    granted_s = await self._seat.renew_lead(term.lead)
                 term.extend(self._deadline(sent, granted_s))
+                if self._clock() - due > CALM_FRACTION * self._shorter_s:
+                    calm_since = self._clock()
+                elif self._clock() - calm_since > CALM_S and self._shorter_s < self._ttl_s:
+                    await self._shorten(term)
+                    calm_since = self._clock()
                 interval_s = self._ttl_s / RENEWALS_PER_TTL
             except Deposed as lost:
                 log.error("lease lost", leader=self._me.id, reason=str(lost))
+                self._lengthen()
                 return
             except (StoreUnavailable, TimeoutError) as error:
-                log.warning("lease not renewed", leader=self._me.id, reason=str(error))
+                log.warning(
+                    "lease not renewed", leader=self._me.id, reason=str(error) or "no answer"
+                )
+                calm_since = self._clock()
                 interval_s = min(0.2, interval_s)
+
+    @property
+    def _shorter_s(self) -> int:
+        return max(self._least_s, self._ttl_s // LENGTHEN)
+
+    async def _shorten(self, term: Leadership) -> None:
+        """Go on with a shorter lease. Raises Deposed where it is not known which one holds."""
+        sent, shorter_s = self._clock(), self._shorter_s
+        try:
+            term.lead = await self._seat.change_lease(term.lead, self._me.encode(), shorter_s)
+        except StoreUnavailable as error:
+            raise Deposed(f"the lease could not be changed: {error}") from error
+        term.extend(self._deadline(sent, shorter_s))
+        self._ttl_s = shorter_s
+        log.info("lease shortened", leader=self._me.id, lease_s=shorter_s)
 
     async def _resign(self, lead: Lead) -> None:
         """So that the next leader need not wait for the lease to run out."""

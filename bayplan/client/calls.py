@@ -10,8 +10,8 @@ from typing import Any, Final, Self
 
 from grpc import aio
 
-from bayplan.client.channel import CHANNEL_OPTIONS, DEADLINE_S, Credentials
-from bayplan.client.failures import domain_error, from_transport, never_sent, plain
+from bayplan.client.channel import CONNECT_S, DEADLINE_S, Credentials, channel_options, patient
+from bayplan.client.failures import domain_error, from_transport, met_slowly, never_sent, plain
 from bayplan.model import errors
 from bayplan.wire._pb.bayplan.v1.control_pb2_grpc import ControlStub
 
@@ -42,8 +42,9 @@ class Calls:
         self._credentials = credentials.channel()
         self._on_wait = on_wait or (lambda _: None)
         self._patience_s = patience_s
-        self._channels: dict[str, aio.Channel] = {}
+        self._channels: dict[tuple[str, float], aio.Channel] = {}
         self._current = self._endpoints[0]
+        self._met_slowly = 0  # tries in a row
 
     async def __aenter__(self) -> Self:
         return self
@@ -62,10 +63,12 @@ class Calls:
             await channel.close()
 
     def _stub(self, address: str) -> Any:
-        channel = self._channels.get(address)
+        connect_s = patient(CONNECT_S, self._met_slowly // len(self._endpoints))
+        channel = self._channels.get((address, connect_s))
         if channel is None:
-            channel = aio.secure_channel(address, self._credentials, options=CHANNEL_OPTIONS)
-            self._channels[address] = channel
+            options = channel_options(connect_s)
+            channel = aio.secure_channel(address, self._credentials, options=options)
+            self._channels[address, connect_s] = channel
         return ControlStub(channel)
 
     def _next(self, address: str) -> str:
@@ -125,6 +128,8 @@ class Search:
             return
         if not from_transport(error):
             raise known from error
+        # Not set back by an answer: what needed the time once needs it for its next connection.
+        client._met_slowly += met_slowly(error)
         if self._method in NOT_REPEATABLE and not never_sent(error):
             raise errors.Unavailable(
                 f"the connection to {client._current} broke before its answer came: whether the "

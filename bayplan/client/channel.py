@@ -17,6 +17,8 @@ reach."""
 
 DEADLINE_S: Final = 30.0
 CONNECT_S: Final = 5.0
+PATIENT_MAX: Final = 8
+"""Times as long as the first try another one may take."""
 
 CHANNEL_OPTIONS: Final[list[tuple[str, Any]]] = [
     ("grpc.ssl_target_name_override", SERVER_NAME),
@@ -31,9 +33,23 @@ CHANNEL_OPTIONS: Final[list[tuple[str, Any]]] = [
     ("grpc.initial_reconnect_backoff_ms", 200),
     # Also what a connection may take to be made, TLS included, so many round trips and a busy host:
     # gRPC's own 20 s are long where packets vanish, this still sends a second and a third SYN.
-    ("grpc.min_reconnect_backoff_ms", 5_000),
+    ("grpc.min_reconnect_backoff_ms", int(CONNECT_S * 1000)),
     ("grpc.max_reconnect_backoff_ms", 2_000),
 ]
+
+
+def channel_options(connect_s: float = CONNECT_S) -> list[tuple[str, Any]]:
+    """CHANNEL_OPTIONS with another time for a connection to be made."""
+    return [
+        *(option for option in CHANNEL_OPTIONS if option[0] != "grpc.min_reconnect_backoff_ms"),
+        ("grpc.min_reconnect_backoff_ms", int(connect_s * 1000)),
+    ]
+
+
+def patient(least_s: float, rounds: int) -> float:
+    """How long the next try may take after `rounds` in which every address was met too slowly:
+    where TLS takes longer than the first tries have, a fixed time would never do."""
+    return float(least_s * min(2 ** min(rounds, 10), PATIENT_MAX))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

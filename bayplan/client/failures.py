@@ -80,6 +80,13 @@ def from_transport(error: aio.AioRpcError) -> bool:
     )
 
 
+def met_slowly(error: aio.AioRpcError) -> bool:
+    """True where the peer's machine was there (TCP connected) and what follows, TLS and HTTP/2's
+    settings, was not done in time: more time may do. Packets that vanish are not of this kind."""
+    details = (error.details() or "").lower()
+    return from_transport(error) and ("settings frame" in details or "handshake" in details)
+
+
 def plain(address: str, error: aio.AioRpcError) -> str:
     """What gRPC says of an address, in an operator's words."""
     details = error.details() or ""

@@ -19,7 +19,9 @@ from controller.tables import Tables
 
 log = structlog.get_logger(__name__)
 
-START_S: Final = 15.0
+START_S: Final = 120.0
+"""A Python program starts: seconds on a slow machine, where a controller that gave up on it and
+began anew would come no further the next time."""
 STOP_S: Final = 3.0
 BACKOFF_MIN_S: Final = 0.2
 BACKOFF_MAX_S: Final = 10.0

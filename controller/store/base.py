@@ -153,6 +153,11 @@ class Seat(Protocol):
         over, StoreUnavailable where the server does not answer."""
         ...
 
+    async def change_lease(self, lead: Lead, holder: str, ttl_s: int) -> Lead:
+        """The same hold, kept by a new lease of `ttl_s`. Raises Deposed; StoreUnavailable: it is
+        not known which lease keeps it, if any does."""
+        ...
+
     async def resign_lead(self, lead: Lead) -> None:
         """Leave the seat at once. Raises StoreUnavailable: then the lease runs out by itself."""
         ...

@@ -144,6 +144,11 @@ class MemoryStore:
             raise Deposed("this controller does not lead any more: its lease is over")
         return float(self._ttl_s)
 
+    async def change_lease(self, lead: Lead, holder: str, ttl_s: int) -> Lead:
+        await self.renew_lead(lead)
+        self._ttl_s = ttl_s
+        return Lead(lead.guard, lead.lease_id + 1)
+
     async def resign_lead(self, lead: Lead) -> None:
         self.release(lead.guard)
 

@@ -23,6 +23,9 @@ from bayplan.wire._pb.etcd.rpc import rpc_pb2, rpc_pb2_grpc
 from controller.store.base import StoreUnavailable
 
 CALL_TIMEOUT_S = 5.0
+SOLE_TIMEOUT_S = 20.0
+"""Of an etcd that nobody else could stand in for: giving up on it early gains nothing, and where
+machine and disk are slow it would give up each time. One that ends is seen by its socket."""
 RETRY_DELAY_S = 0.1
 BACKOFF_MAX_S = 5.0
 FILES_INTERVAL_S = 10.0
@@ -43,6 +46,12 @@ _OPTIONS = (
     ("grpc.min_reconnect_backoff_ms", 5_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.use_local_subchannel_pool", 1),
+)
+
+_SOLE_OPTIONS = (
+    *((name, value) for name, value in _OPTIONS if "timeout" not in name),
+    ("grpc.keepalive_timeout_ms", int(SOLE_TIMEOUT_S * 1000)),
+    ("grpc.http2.ping_timeout_ms", int(SOLE_TIMEOUT_S * 1000)),
 )
 
 T = TypeVar("T")
@@ -109,11 +118,12 @@ class Connection:
 
     def __init__(self, endpoint: str, config: EtcdConfig) -> None:
         target, tls = _target(endpoint)
+        options = _SOLE_OPTIONS if config.sole else _OPTIONS
         self.endpoint = endpoint
         self.channel = (
-            grpc.aio.secure_channel(target, _tls(config), options=_OPTIONS)
+            grpc.aio.secure_channel(target, _tls(config), options=options)
             if tls
-            else grpc.aio.insecure_channel(target, options=_OPTIONS)
+            else grpc.aio.insecure_channel(target, options=options)
         )
         self.kv = rpc_pb2_grpc.KVStub(self.channel)
         self.lease = rpc_pb2_grpc.LeaseStub(self.channel)
@@ -323,7 +333,7 @@ class EtcdClient:
                     raise
                 await asyncio.sleep(RETRY_DELAY_S)
 
-    async def delete(self, key: bytes) -> None:
+    async def delete(self, key: bytes, timeout_s: float | None = None) -> None:
         """Delete a key; one that is not there is no error."""
         operation = rpc_pb2.RequestOp(request_delete_range=rpc_pb2.DeleteRangeRequest(key=key))
 
@@ -331,7 +341,7 @@ class EtcdClient:
             request = rpc_pb2.TxnRequest(success=[operation])
             await c.kv.Txn(request, timeout=t, metadata=metadata)
 
-        await self.repeat(call)
+        await self.repeat(call, timeout_s)
 
     async def compact(self, revision: int) -> None:
         async def call(c: Connection, metadata: Metadata, t: float) -> None:

@@ -26,9 +26,6 @@ PAGE_KEYS_MAX = 2000
 BREATH_EVENTS = 500
 """Events decoded (15 µs each) before the loop's other work gets a turn."""
 
-CREATE_TIMEOUT_S = 5.0
-"""How long etcd may take to confirm a watch."""
-
 PREFIX = keys.PREFIX.encode()
 PREFIX_END = PREFIX[:-1] + bytes([PREFIX[-1] + 1])
 LEADER = keys.LEADER_KEY.encode()
@@ -117,7 +114,7 @@ class Feed:
             key=start, range_end=PREFIX_END, limit=PAGE_KEYS_MAX, revision=revision
         )
         try:
-            return await self._client.range(request, timeout_s=10.0)
+            return await self._client.range(request, 2 * self._client.config.call_timeout_s)
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.OUT_OF_RANGE:  # compacted between two pages
                 raise Compacted from None
@@ -130,7 +127,7 @@ class Feed:
             metadata = await self._client.metadata(connection)
             stream = connection.watch.Watch(metadata=metadata)
             try:
-                async with asyncio.timeout(CREATE_TIMEOUT_S):
+                async with asyncio.timeout(self._client.config.call_timeout_s):
                     await stream.write(self._create_request())
                     answer: Any = await stream.read()
                 events: list[kv_pb2.Event] = []

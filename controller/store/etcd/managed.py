@@ -26,7 +26,7 @@ from pathlib import Path
 import structlog
 
 from bayplan.model.errors import Unavailable
-from controller.store.etcd.client import EtcdConfig
+from controller.store.etcd.client import SOLE_TIMEOUT_S, EtcdConfig
 
 ETCD = "etcd"
 NAME = "bayplan"
@@ -96,7 +96,7 @@ class ManagedEtcd:
         path = str(self._directory / CLIENT_SOCKET)
         if len(path) > SOCKET_PATH_MAX:
             path = f"/proc/{os.getpid()}/fd/{self._directory_fd}/{CLIENT_SOCKET}"
-        return EtcdConfig(endpoints=(f"unix:{path}",), sole=True)
+        return EtcdConfig(endpoints=(f"unix:{path}",), sole=True, call_timeout_s=SOLE_TIMEOUT_S)
 
     @property
     def pid(self) -> int:

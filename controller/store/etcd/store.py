@@ -114,9 +114,8 @@ class EtcdStore:
     async def _evict(self) -> None:
         """Whoever led before this process was its predecessor, and is dead."""
         try:
-            async with asyncio.timeout(START_TIMEOUT_S):
-                await self._client.delete(keys.LEADER_KEY.encode())
-        except (TimeoutError, grpc.aio.AioRpcError) as error:
+            await self._client.delete(keys.LEADER_KEY.encode(), START_TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
             raise StoreUnavailable(f"cannot end the term of who led before: {error}") from None
 
     async def close(self) -> None:
@@ -306,14 +305,30 @@ class EtcdStore:
         return self._feed.holder
 
     async def take_lead(self, holder: str, ttl_s: int) -> Lead | None:
+        put = rpc_pb2.PutRequest(key=keys.LEADER_KEY.encode(), value=holder.encode())
+        lease_id, revision = await self._put_leased(put, ttl_s, _created(keys.LEADER_KEY, 0))
+        return Lead(Guard(keys.LEADER_KEY, revision), lease_id) if revision else None
+
+    async def change_lease(self, lead: Lead, holder: str, ttl_s: int) -> Lead:
+        # Where the answer is lost the new lease is dropped, and the key with it if it is there.
+        put = rpc_pb2.PutRequest(key=lead.guard.key.encode(), value=holder.encode())
+        holds = _created(lead.guard.key, lead.guard.create_revision)
+        lease_id, revision = await self._put_leased(put, ttl_s, holds)
+        if not revision:
+            raise Deposed("this controller does not lead any more: somebody else has the seat")
+        await self._drop_lease(lead.lease_id)  # holds nothing any more
+        return Lead(lead.guard, lease_id)
+
+    async def _put_leased(
+        self, put: rpc_pb2.PutRequest, ttl_s: int, condition: rpc_pb2.Compare
+    ) -> tuple[int, int]:
+        """The id of a new lease that keeps the key, and the revision; 0: the condition does not
+        hold, and there is no lease. Raises StoreUnavailable."""
         try:
             lease_id = await self._client.grant(ttl_s)
-            put = rpc_pb2.PutRequest(
-                key=keys.LEADER_KEY.encode(), value=holder.encode(), lease=lease_id
-            )
+            put.lease = lease_id
             request = rpc_pb2.TxnRequest(
-                compare=[_created(keys.LEADER_KEY, 0)],
-                success=[rpc_pb2.RequestOp(request_put=put)],
+                compare=[condition], success=[rpc_pb2.RequestOp(request_put=put)]
             )
             try:
                 answer = await self._client.txn(request)
@@ -324,8 +339,8 @@ class EtcdStore:
             raise StoreUnavailable(f"etcd refused to let us lead: {error.details()}") from None
         if not answer.succeeded:
             await self._drop_lease(lease_id)
-            return None
-        return Lead(Guard(keys.LEADER_KEY, answer.header.revision), lease_id)
+            return 0, 0
+        return lease_id, answer.header.revision
 
     async def _drop_lease(self, lease_id: int) -> None:
         """Whatever the lease holds goes with it, also where the answer to a write was lost."""

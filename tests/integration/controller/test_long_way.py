@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from bayplan.client import Client, fetch_ca
+from bayplan.client import Client, calls, fetch_ca
 from bayplan.pki import parse_token
 from tests.integration.controller.running import Running, a_node_token
 
@@ -69,3 +69,14 @@ async def test_a_host_far_away_joins(running: Running, far: dict[str, str]) -> N
     """Its one attempt is enough."""
     token = await a_node_token(running)
     assert "CERTIFICATE" in await fetch_ca(far["join"], parse_token(token).ca_digest)
+
+
+async def test_a_controller_slower_than_a_connection_may_take(
+    running: Running, far: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each connection gets more time than the one before: the call comes through in the end."""
+    monkeypatch.setattr(calls, "CONNECT_S", 0.25)
+    said: list[str] = []
+    async with Client([far["control"]], running.admin, on_wait=said.append) as client:
+        assert (await client.get_version()).caller.name == "admin"
+    assert said

@@ -238,6 +238,25 @@ async def test_a_killed_leader_is_followed_after_its_lease(etcd: Etcd) -> None:
     await store.close()
 
 
+async def test_a_lease_is_changed_under_its_leader(etcd: Etcd) -> None:
+    """The old lease is gone, the hold goes on under the same guard, and ends with the new one."""
+    store = await started(etcd)
+    lead = await store.take_lead("one", 60)
+    assert lead
+    changed = await store.change_lease(lead, "one", 30)
+    assert changed.guard == lead.guard
+    assert changed.lease_id != lead.lease_id
+    assert etcd.ctl("lease", "list").stdout.split()[-1] == f"{changed.lease_id:x}"
+    await store.commit((a_node("a"),), lead.guard)
+    assert await store.renew_lead(changed) == 30
+    await store.resign_lead(changed)
+    with pytest.raises(Deposed):
+        await store.change_lease(changed, "one", 5)
+    with pytest.raises(Deposed):
+        await store.commit((a_node("b"),), lead.guard)
+    await store.close()
+
+
 async def test_a_short_outage_does_not_cost_a_lease(etcd: Etcd) -> None:
     """A leader that gave up while etcd restarted leads again without waiting for its own
     lease, which lives on."""

@@ -41,3 +41,10 @@ def test_a_busy_processor_shows(tmp_path: Path) -> None:
 def test_a_clock_that_is_off_is_said(skew_s: float, said: list[str]) -> None:
     """From a second on, in whole seconds."""
     assert [c.message for c in host.skew_condition(skew_s)] == said
+
+
+def test_the_age_of_a_process() -> None:
+    """Seconds since it was made, which a test run takes some of but no hours."""
+    before = host.process_age_s()
+    assert 0.0 < before < 86_400.0
+    assert before <= host.process_age_s() < before + 60.0

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from controller import leader
 from controller.leader import Election, Leader, Leadership
 from controller.store.base import Deposed, Lead, StoreUnavailable
 from controller.store.keys import LEADER_KEY
@@ -121,6 +122,72 @@ async def test_a_deposed_write_steps_down() -> None:
 
     running = asyncio.create_task(Election(store, Leader("one", "h:1")).run(work))
     await until(lambda: terms == 2)
+    await stop(running)
+
+
+class Slow(MemoryStore):
+    """A store whose answers to a campaign take `take_s` of a clock that only they move, or that
+    answers no renewal of a lease shorter than `needs_s`."""
+
+    now = 100.0
+    take_s = 0.0
+    needs_s = 0.0
+
+    async def take_lead(self, holder: str, ttl_s: int) -> Lead | None:
+        self.now += self.take_s
+        return await super().take_lead(holder, ttl_s)
+
+    async def renew_lead(self, lead: Lead) -> float:
+        granted_s = await super().renew_lead(lead)
+        if granted_s < self.needs_s:
+            self.now += granted_s
+            raise StoreUnavailable("no answer in time")
+        return granted_s
+
+
+async def test_a_store_slower_than_the_lease_is_led_with_a_longer_one() -> None:
+    """An answer that takes longer than the lease is not asked for with the same lease again."""
+    store, terms = Slow(), Terms()
+    store.take_s = 6.0
+    election = Election(store, Leader("one", "h:1"), clock=lambda: store.now)
+    running = asyncio.create_task(election.run(terms))
+    await until(lambda: terms.begun)
+    assert election.ttl_s == 15
+    assert terms.begun[0].holds
+    await stop(running)
+
+
+async def test_a_lease_that_cannot_be_renewed_in_time_is_followed_by_longer_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each lost term lengthens the next one's lease, until renewals arrive; to a maximum."""
+    monkeypatch.setattr(leader, "RENEWALS_PER_TTL", 1000)
+    store, terms = Slow(), Terms()
+    store.needs_s = 46
+    election = Election(store, Leader("one", "h:1"), clock=lambda: store.now)
+    running = asyncio.create_task(election.run(terms))
+    await until(lambda: len(terms.begun) == 4)
+    assert election.ttl_s == 60
+    store.needs_s = 0
+    await asyncio.sleep(0.2)
+    assert (len(terms.begun), terms.ended) == (4, 3)
+    await stop(running)
+
+
+async def test_a_calm_leader_takes_a_shorter_lease_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within its term: the work goes on under the same guard."""
+    monkeypatch.setattr(leader, "RENEWALS_PER_TTL", 1000)
+    store, terms = Slow(), Terms()
+    store.take_s = 6.0
+    election = Election(store, Leader("one", "h:1"), clock=lambda: store.now)
+    running = asyncio.create_task(election.run(terms))
+    await until(lambda: terms.begun)
+    before = terms.begun[0].lead
+    monkeypatch.setattr(leader, "CALM_S", -1.0)
+    await until(lambda: election.ttl_s == 5)
+    after = terms.begun[0].lead
+    assert (after.guard, len(terms.begun), terms.ended) == (before.guard, 1, 0)
+    assert after.lease_id != before.lease_id
     await stop(running)
 
 
