@@ -155,7 +155,7 @@ class Tunnels:
             await _output(call, pb.ExecOutput(error=str(error)))
             return
         feeding = asyncio.create_task(_feed(frames, session))
-        output = asyncio.create_task(_relay(call, session))
+        output = asyncio.create_task(_relay(call, session, tty=request.exec.tty))
         try:
             await asyncio.wait({feeding, output}, return_when=asyncio.FIRST_COMPLETED)
             if not output.done():
@@ -289,7 +289,7 @@ async def _input(item: pb.ExecInput, session: ExecSession) -> None:
             pass
 
 
-async def _relay(call: Any, session: ExecSession) -> None:
+async def _relay(call: Any, session: ExecSession, *, tty: bool) -> None:
     try:
         async for stream, chunk in session:
             if stream == "stderr":
@@ -298,7 +298,13 @@ async def _relay(call: Any, session: ExecSession) -> None:
                 await _output(call, pb.ExecOutput(stdout=chunk))
         await _output(call, pb.ExecOutput(exit_code=await session.wait()))
     except ShimError as error:
-        await _output(call, pb.ExecOutput(error=str(error)))
+        if not error.status:
+            await _output(call, pb.ExecOutput(error=str(error)))
+            return
+        # As a shell has it: a sentence, and a status that says that the command never ran.
+        end = "\r\n" if tty else "\n"
+        await _output(call, pb.ExecOutput(stderr=f"bay exec: {error}{end}".encode()))
+        await _output(call, pb.ExecOutput(exit_code=error.status))
 
 
 async def _output(call: Any, output: pb.ExecOutput) -> None:

@@ -127,17 +127,18 @@ def _receive(sock: socket.SocketType) -> tuple[bytes, list[int]]:
 
 def _failure(message: bytes) -> RuntimeFailure:
     document = json.loads(message[1:])
-    return RuntimeFailure(document["message"], document["field"])
+    return RuntimeFailure(document["message"], document["field"], status=document.get("status", 0))
 
 
 def report(sock: socket.SocketType, error: BaseException, step: str) -> None:
     """In the child: say what failed."""
+    status = 0
     if isinstance(error, RuntimeFailure):
-        message, field = error.message, error.field
+        message, field, status = error.message, error.field, error.status
     elif isinstance(error, OSError):
         where = f" ({error.filename})" if error.filename else ""
         message, field = f"{step}: {error.strerror}{where}", ""
     else:
         message, field = f"{step}: {type(error).__name__}: {error}", ""
-    text = json.dumps({"message": message[:4000], "field": field[:400]})
+    text = json.dumps({"message": message[:4000], "field": field[:400], "status": status})
     tell(sock, FAILED + text.encode())

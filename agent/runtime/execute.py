@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NoReturn
 
 from agent.runtime import labels
-from agent.runtime.failure import RuntimeFailure, reason
+from agent.runtime.failure import NOT_EXECUTABLE, NOT_FOUND, RuntimeFailure, reason
 from agent.runtime.spec import Capabilities, Process
 from agent.runtime.stdio import Stdio
 from agent.syscalls import credentials, descriptors, scheduling, seccomp, signals
@@ -167,7 +167,11 @@ def execute(process: Process, env: Mapping[bytes, bytes], preserve: Sequence[int
     try:
         os.execve(path, [os.fsencode(a) for a in process.args], env)
     except OSError as error:
-        raise RuntimeFailure(_reason(command, path, error), "process.args[0]") from error
+        raise _refused(_reason(command, path, error), NOT_EXECUTABLE) from error
+
+
+def _refused(message: str, status: int) -> RuntimeFailure:
+    return RuntimeFailure(message, "process.args[0]", status=status)
 
 
 def search_path(env: Mapping[bytes, bytes]) -> bytes:
@@ -179,10 +183,10 @@ def find(command: str, search: bytes) -> bytes:
     """The file a command means: itself with a slash, else the first executable in `search`."""
     if "/" in command:
         if not os.path.exists(command):
-            raise RuntimeFailure(f'command "{command}" not found in the image', "process.args[0]")
+            raise _refused(f'command "{command}" not found in the image', NOT_FOUND)
         if os.path.isdir(command) or not os.access(command, os.X_OK, effective_ids=True):
             what = "is a directory" if os.path.isdir(command) else "is not executable"
-            raise RuntimeFailure(f'command "{command}" {what}', "process.args[0]")
+            raise _refused(f'command "{command}" {what}', NOT_EXECUTABLE)
         return os.fsencode(command)
     present = False
     for directory in search.split(b":"):
@@ -195,8 +199,9 @@ def find(command: str, search: bytes) -> bytes:
             present = True
             if os.access(candidate, os.X_OK, effective_ids=True):
                 return candidate
-    what = "is not executable" if present else "not found in $PATH of the image"
-    raise RuntimeFailure(f'command "{command}" {what}', "process.args[0]")
+    if present:
+        raise _refused(f'command "{command}" is not executable', NOT_EXECUTABLE)
+    raise _refused(f'command "{command}" not found in $PATH of the image', NOT_FOUND)
 
 
 def _reason(command: str, path: bytes, error: OSError) -> str:

@@ -41,15 +41,19 @@ def run(
     descriptors.close_all_except((0, 1, 2, connection.fd))
     try:
         _serve(connection, directory, message, rest, preloaded)
-    except (container.Failure, OSError) as failure:
+    except container.Failure as failure:
+        text = failure.message if failure.status else str(failure)
+        _fail(connection, "container", text, status=failure.status)
+    except OSError as failure:
         _fail(connection, "container", str(failure))
     except Exception as error:  # noqa: BLE001  a bug: told to the peer as well
         sys.excepthook(*sys.exc_info())
         _fail(connection, "internal", repr(error))
 
 
-def _fail(connection: Connection, code: str, message: str) -> None:
-    connection.send(protocol.control({"event": "failed", "code": code, "message": message}))
+def _fail(connection: Connection, code: str, message: str, *, status: int = 0) -> None:
+    failed = {"event": "failed", "code": code, "message": message, "status": status}
+    connection.send(protocol.control(failed))
     connection.finish(_FINISH_TIMEOUT_S)
 
 

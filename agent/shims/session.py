@@ -81,4 +81,5 @@ class ExecSession:
         if message["event"] == "exit":
             self._exit_code = int(message["exit_code"])
         else:
-            self._error = ShimError(str(message["code"]), str(message["message"]))
+            status = int(message.get("status", 0))  # shims of an older version send none
+            self._error = ShimError(str(message["code"]), str(message["message"]), status=status)

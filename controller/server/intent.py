@@ -15,11 +15,11 @@ from typing import Protocol
 from bayplan.model.errors import Conflict, NotFound
 from bayplan.model.event import Event, Severity
 from bayplan.model.secret import SealedSecret, Secret
-from bayplan.model.service import Service, ServiceSpec, ServiceVersion, TaskTemplate, UpdateStrategy
+from bayplan.model.service import Service, ServiceSpec, ServiceVersion, TaskTemplate
 from bayplan.model.workload import WorkloadKind
 from bayplan.wire._pb.bayplan.v1 import control_pb2 as control
 from bayplan.wire.convert import to_pb
-from controller.server import diff, kinds
+from controller.server import diff, effects, kinds
 from controller.server.views.secrets import secret_users
 from controller.store.base import Changes, Delete, Kind, Put, Tables
 
@@ -104,10 +104,6 @@ def said(
     )
 
 
-def plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
 # Services
 
 
@@ -156,37 +152,6 @@ def _put(service: Service, expect: int) -> Put:
     return Put(Kind.SERVICE, (service.namespace, service.name), service, expect)
 
 
-def _replicas_effect(old: int, new: int) -> str:
-    if new > old:
-        return f"starts {plural(new - old, 'task')}"
-    if new < old:
-        return f"stops {plural(old - new, 'task')}"
-    return ""
-
-
-def _replacing(service: Service) -> str:
-    update = service.spec.update
-    if update.strategy is UpdateStrategy.BLUE_GREEN:
-        tasks = plural(service.replicas, "task")
-        return f"starts {tasks} beside the old, and waits for `bay rollout promote {service.name}`"
-    return (
-        f"replaces {plural(service.replicas, 'task')}, at most {update.max_surge} more and "
-        f"{update.max_unavailable} fewer at a time{_stops_at(service)}"
-    )
-
-
-def _stops_at(service: Service) -> str:
-    """Where the replacement first waits for somebody."""
-    update = service.spec.update
-    if update.canary is not None:
-        count, word = update.canary.of(service.replicas), "promote"
-    elif update.pause_after:
-        count, word = update.pause_after[0].of(service.replicas), "resume"
-    else:
-        return ""
-    return f"; after {count} it waits for `bay rollout {word} {service.name}`"
-
-
 def _new_service(desk: Desk, spec: ServiceSpec, source: str) -> tuple[Changes, control.Change]:
     service = Service(
         namespace=spec.namespace,
@@ -203,10 +168,7 @@ def _new_service(desk: Desk, spec: ServiceSpec, source: str) -> tuple[Changes, c
         applied_by=desk.caller,
     )
     key = (spec.namespace, spec.name)
-    if spec.kind is WorkloadKind.SERVICE:
-        effect = _replicas_effect(0, service.replicas) or "starts nothing: replicas is 0"
-    else:
-        effect = kinds.effect_of_new(desk.tables, spec, desk.now)
+    effect = effects.of_new(desk.tables, service, desk.now)
     change = said(
         str(spec.kind),
         key,
@@ -253,14 +215,13 @@ def apply_service(desk: Desk, spec: ServiceSpec, source: str) -> tuple[Changes, 
         applied_at=desk.now,
         applied_by=desk.caller,
     )
-    effects = _effects(desk, old, service)
     text = f"v{service.generation} applied by {desk.caller}: {'; '.join(lines)}"
     changes = (
         _put(service, revision),
         _version(service, "apply"),
         event(desk, "service", *key, "Applied", text),
     )
-    effect = "; ".join(effects) or "restarts nothing"
+    effect = effects.of_update(desk.tables, old, service, desk.now)
     return changes, said(
         str(spec.kind), key, "update", summary=lines, effect=effect, generation=service.generation
     )
@@ -279,22 +240,6 @@ def _check_kind(old: Service, spec: ServiceSpec) -> None:
         )
 
 
-def _effects(desk: Desk, old: Service, new: Service) -> list[str]:
-    if old.stopped:
-        what = (
-            "the service is stopped" if old.spec.kind is WorkloadKind.SERVICE else "it is stopped"
-        )
-        return [f"starts nothing: {what}; `bay start {old.name}` starts it"]
-    if new.spec.kind is not WorkloadKind.SERVICE:
-        return [kinds.effect_of_change(desk.tables, old, new, desk.now)]
-    changed = new.replicas != old.replicas
-    effects = [_replicas_effect(old.replicas, new.replicas)] if changed else []
-    if new.template_hash != old.template_hash and old.replicas:
-        least = min(old.replicas, new.replicas)
-        effects.insert(0, _replacing(replace(new, replicas=least)))
-    return effects
-
-
 def scale(desk: Desk, namespace: str, name: str, replicas: int) -> Outcome:
     old, revision = changeable(desk.tables, namespace, name)
     kinds.only_for(old, "scaled", WorkloadKind.SERVICE)
@@ -302,7 +247,7 @@ def scale(desk: Desk, namespace: str, name: str, replicas: int) -> Outcome:
     if replicas == old.replicas:
         return Outcome((), (said(str(old.spec.kind), key, "unchanged", generation=old.generation),))
     line = f"replicas: {old.replicas} -> {replicas}"
-    effect = _replicas_effect(old.replicas, replicas)
+    effect = effects.resized(desk.tables, old, replicas)
     if old.stopped:
         effect = f"starts nothing: the service is stopped; `bay start {name}` starts it"
     changes = (
@@ -341,13 +286,11 @@ def _new_version(
     if service.stopped:
         effect = "starts nothing: the service is stopped"
     elif service.spec.kind is WorkloadKind.SERVICE:
-        effect = _replacing(service)
+        effect = effects.replaced(desk.tables, service)
     elif service.spec.kind is WorkloadKind.JOB:
         effect = kinds.effect_of_run(service.spec)
     else:
-        effect = kinds.effect_of_change(
-            desk.tables, replace(service, template_hash=""), service, desk.now
-        )
+        effect = effects.of_daemon(desk.tables, replace(service, template_hash=""), service)
     changes = (
         _put(service, revision),
         _version(service, cause),
@@ -417,7 +360,6 @@ def set_stopped(desk: Desk, namespace: str, name: str, stopped: bool) -> Outcome
     key = (namespace, name)
     if old.stopped is stopped:
         return Outcome((), (said(str(old.spec.kind), key, "unchanged", generation=old.generation),))
-    verb = "stops" if stopped else "starts"
     changes = (
         _put(replace(old, stopped=stopped), revision),
         event(desk, "service", *key, "Stopped" if stopped else "Started", f"by {desk.caller}"),
@@ -427,7 +369,7 @@ def set_stopped(desk: Desk, namespace: str, name: str, stopped: bool) -> Outcome
         key,
         "update",
         summary=[f"stopped: {str(old.stopped).lower()} -> {str(stopped).lower()}"],
-        effect=kinds.stop_effect(old, verb, stopped),
+        effect=effects.of_stop(desk.tables, old, stop=stopped),
         generation=old.generation,
     )
     return Outcome(changes, (change,))
@@ -440,14 +382,11 @@ def delete_service(desk: Desk, namespace: str, name: str) -> Outcome:
         return Outcome(
             (), (said(str(old.spec.kind), key, "unchanged", effect="it is being deleted"),)
         )
-    running = 0 if old.stopped else old.replicas
-    effect = f"stops {plural(running, 'task')}"
-    if old.spec.kind is not WorkloadKind.SERVICE:
-        effect = "deletes its jobs" if old.spec.kind is WorkloadKind.CRON else "stops its tasks"
     changes = (
         _put(replace(old, deleting=True), revision),
         event(desk, "service", *key, "Deleting", f"by {desk.caller}"),
     )
+    effect = effects.of_deletion(desk.tables, old)
     change = said(str(old.spec.kind), key, "delete", effect=effect)
     return Outcome(changes, (change,))
 

@@ -195,16 +195,9 @@ def effect_of_run(spec: ServiceSpec) -> str:
     return f"runs {job.completions} indexes, at most {job.parallelism} at once"
 
 
-def effect_of_change(tables: Tables, old: Service, new: Service, now: float) -> str:
-    """What applying a changed job, cron or daemon does."""
-    template = new.template_hash != old.template_hash
+def effect_of_change(old: Service, new: Service, now: float) -> str:
+    """What applying a changed job or cron does."""
     match new.spec.kind:
-        case WorkloadKind.DAEMON:
-            if not template:
-                return "restarts nothing"
-            count = len(reached(tables, new.spec))
-            most = new.spec.update.max_unavailable
-            return f"replaces the tasks of {_nodes(count)}, at most {most} at a time"
         case WorkloadKind.CRON:
             assert new.spec.cron is not None, "validated"
             if new.spec.cron.suspend or new.stopped:
@@ -249,12 +242,9 @@ def only_for(service: Service, verb: str, *allowed: WorkloadKind) -> None:
         )
 
 
-def stop_effect(service: Service, verb: str, stopped: bool) -> str:
+def stop_effect(service: Service, stopped: bool) -> str:
+    """Of a daemon, job or cron that is stopped, or started again."""
     match service.spec.kind:
-        case WorkloadKind.SERVICE:
-            return f"{verb} {_tasks(service.replicas)}"
-        case WorkloadKind.DAEMON:
-            return f"{verb} its task on each node"
         case WorkloadKind.JOB if stopped:
             return "stops its tasks; what is complete stays so"
         case WorkloadKind.CRON if stopped:
@@ -263,7 +253,5 @@ def stop_effect(service: Service, verb: str, stopped: bool) -> str:
             return "goes on with what is not complete"
         case WorkloadKind.CRON:
             return "makes jobs again, from its next time on"
-
-
-def _tasks(count: int) -> str:
-    return f"{count} task" if count == 1 else f"{count} tasks"
+        case _:
+            return f"{'stops' if stopped else 'starts'} its task on each node"

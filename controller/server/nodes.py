@@ -12,7 +12,8 @@ from bayplan.model.errors import Conflict, InvalidSpec, NotFound
 from bayplan.model.node import Node, Taint, TaintEffect
 from bayplan.model.task import Task
 from bayplan.wire._pb.bayplan.v1 import control_pb2 as control
-from controller.server.intent import Desk, Outcome, event, plural, said
+from controller.server.effects import plural
+from controller.server.intent import Desk, Outcome, event, said
 from controller.server.views.drains import foretold
 from controller.server.views.nodes import Drain, keeps, names
 from controller.server.views.tasks import present

@@ -189,6 +189,12 @@ def _abort(desk: Desk, service: Service, rollout: Rollout) -> Outcome:
     _under_way(rollout, service)
     if rollout.state is RolloutState.ROLLING_BACK:
         raise Conflict(f"{service.name} is going back already: {rollout.reason}")
+    if rollout.going_back:
+        raise Conflict(
+            f"v{rollout.from_generation}, which this would go back to, is what failed first",
+            hint=f"`bay rollout resume {service.name}` tries again to go back, `bay rollback "
+            f"{service.name} --to` goes to a version that `bay history {service.name}` lists",
+        )
     if not rollout.from_generation:
         raise Conflict(
             f"v{rollout.to_generation} is the first version of {service.name}: there is nothing "

@@ -292,6 +292,14 @@ def _next(view: Any) -> str:
     if view.status == "waiting":
         return f"bay rollout promote, resume or abort {name}{where}"
     if view.status == "paused":
+        if view.rollout.going_back:
+            history = f"bay history {name}{where}"
+            return (
+                f"bay rollout resume {name}{where} tries it again; or bay apply a corrected spec, "
+                f"or bay rollback --to a version that {history} lists"
+            )
+        if not view.rollout.from_generation:
+            return f"bay rollout resume {name}{where}, or bay apply a corrected spec"
         return f"bay rollout resume or abort {name}{where}, or bay apply a corrected spec"
     for task in view.tasks:
         if task.why and task.task.node and word(task.task, "desired") == "running":

@@ -71,9 +71,12 @@ async def _get(
         case "tasks":
             found = await client.list_tasks(namespace=namespace, node=node, history=history)
             if names:
+                await _tasks_exist(client, namespace, names, found)
                 found = [
                     t for t in found if t.task.service in names or views.task_name(t.task) in names
                 ]
+            if node and not found:
+                _only("node", await client.list_nodes(), (node,), lambda v: v.node.name)
             text = views.tasks(found, now, wide=wide)
             empty = "no task"
         case "nodes":
@@ -90,6 +93,7 @@ async def _get(
 
             request = control_pb2.ListEventsRequest(namespace=namespace)
             found = [e async for e in client.list_events(request)]
+            found = [e for e in found if not names or e.name in names]
             text = views.events(found, now)
             empty = "no event"
     if settings.output in ("json", "yaml"):
@@ -117,6 +121,30 @@ def _only(
         near = did_you_mean(missing[0], [*(name_of(v) for v in found), *kinds])
         raise NotFound(f'there is no {kind} "{missing[0]}"{near}')
     return [v for v in found if name_of(v) in names]
+
+
+async def _tasks_exist(
+    client: Client, namespace: str, names: tuple[str, ...], found: list[Any]
+) -> None:
+    """Raises NotFound where a name is neither of a task that is shown nor of a service."""
+    from bayplan.cli import views
+    from bayplan.cli.verbs.describe import TASK_NAME
+
+    shown = {t.task.service for t in found} | {views.task_name(t.task) for t in found}
+    missing = sorted(set(names) - shown)
+    if not missing:
+        return
+    services = {v.service.name for v in await client.list_services(namespace)}
+    for name in missing:
+        if name in services:
+            continue  # one without a task
+        if TASK_NAME.fullmatch(name):
+            hint = f"list them with bay get tasks {name.partition('.')[0]} --history"
+            raise NotFound(f'there is no task "{name}", or it is over', hint=hint)
+        from bayplan.spec.problems import did_you_mean
+
+        near = did_you_mean(name, sorted(services))
+        raise NotFound(f'there is no service or task "{name}"{near}')
 
 
 async def _specs(client: Client, settings: Settings, kind: str, names: tuple[str, ...]) -> None:

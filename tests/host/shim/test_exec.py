@@ -69,11 +69,16 @@ async def test_a_terminal(running: Shims) -> None:
     assert b"31 97" in output["stdout"]
 
 
-async def test_a_command_that_does_not_exist(running: Shims) -> None:
-    """The session says what could not be executed."""
-    session = await running.exec("c", process("/bin/nonesuch"))
-    with pytest.raises(ShimError, match="nonesuch"):
+@pytest.mark.parametrize(
+    ("command", "status"),
+    [("/bin/nonesuch", 127), ("nonesuch", 127), ("/etc", 126), ("/proc/version", 126)],
+)
+async def test_a_command_that_cannot_be_executed(running: Shims, command: str, status: int) -> None:
+    """The session says which, and what a shell would end with."""
+    session = await running.exec("c", process(command))
+    with pytest.raises(ShimError, match=f'^command "{command}" ') as refused:
         await session.wait()
+    assert refused.value.status == status
 
 
 async def test_closing_kills(running: Shims, bundle: MakeBundle) -> None:

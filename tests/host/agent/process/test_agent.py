@@ -148,6 +148,14 @@ async def test_secrets_volumes_logs_and_exec(controller: Controller, machine: Ma
             if frame.exec_output.WhichOneof("output") == "exit_code":
                 code = frame.exec_output.exit_code
     assert (output, code) == (b"typed\n101\n", 7)
+    incoming, _ = await controller.open("t1", exec=pb.ExecStart(command=["nonesuch"]))
+    output, code = b"", None
+    async with asyncio.timeout(10 * PATIENCE):
+        while (frame := await incoming.get()) is not None:
+            output += frame.exec_output.stderr
+            code = frame.exec_output.exit_code or code
+    assert output == b'bay exec: command "nonesuch" not found in $PATH of the image\n'
+    assert code == 127
 
 
 async def test_a_swapped_directory_leads_nowhere_else(

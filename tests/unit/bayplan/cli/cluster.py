@@ -81,6 +81,14 @@ class Fake(ControlServicer):
         self._ask("ListServices", request, context)
         return control.ListServicesResponse(services=self.views[-1:])
 
+    def ListTasks(self, request: Any, context: Any) -> Any:
+        self._ask("ListTasks", request, context)
+        return control.ListTasksResponse(tasks=self.views[-1].tasks)
+
+    def ListNodes(self, request: Any, context: Any) -> Any:
+        self._ask("ListNodes", request, context)
+        return control.ListNodesResponse(nodes=[self.node] if self.node else [])
+
     def GetService(self, request: Any, context: Any) -> Any:
         self._ask("GetService", request, context)
         return self.views[-1]

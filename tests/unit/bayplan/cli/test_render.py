@@ -196,6 +196,19 @@ def test_nothing_of_a_container_moves_the_terminal() -> None:
     assert "\x1b" not in views.tasks(stuck().tasks, NOW, wide=True)
 
 
+def test_next_after_a_pause_is_what_works() -> None:
+    """A rollback that failed is not aborted, nor a first version; any other rollout may be."""
+    view = a_service(rollout=RolloutState.PAUSED)
+    view.status = "paused"
+    assert "resume or abort shop-web -n prod" in describe_service(view, NOW)
+    view.rollout.going_back = True
+    shown = describe_service(view, NOW)
+    assert "bay rollout resume shop-web -n prod tries it again" in shown
+    assert "abort" not in shown
+    view.rollout.going_back, view.rollout.from_generation = False, 0
+    assert "abort" not in describe_service(view, NOW)
+
+
 def test_figures() -> None:
     """Sizes, cores and times in their short forms."""
     assert [render.size(n) for n in (0, 512 << 20, 1536 << 20, 3 << 40)] == [

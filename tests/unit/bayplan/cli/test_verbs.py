@@ -78,6 +78,27 @@ def test_apply_ends_with_8_where_the_rollout_fails(cluster: Fake, bay: Bay, spec
     )
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["nosuch"], 'there is no service or task "nosuch"'),
+        (["shop-wbe"], 'there is no service or task "shop-wbe"; did you mean "shop-web"?'),
+        (
+            ["shop-web.9.9"],
+            'there is no task "shop-web.9.9", or it is over; '
+            "list them with bay get tasks shop-web --history",
+        ),
+        (["--node", "h9"], 'there is no node "h9"'),
+    ],
+)
+def test_tasks_of_what_does_not_exist(cluster: Fake, bay: Bay, words: list[str], said: str) -> None:
+    """3, as with any other thing there is none of; a service without tasks is no error."""
+    cluster.views = [a_service(tasks=(a_task(1),) if words[0] != "--node" else ())]
+    assert bay("get", "tasks", *words) == (3, "", f"bay: {said}\n")
+    cluster.views = [a_service(tasks=())]
+    assert bay("get", "tasks", "shop-web") == (0, "no task\n", "")
+
+
 def test_apply_gives_up_at_its_deadline(cluster: Fake, bay: Bay, spec: str) -> None:
     """7, with what it waited for."""
     cluster.changes = [UPDATE]

@@ -169,7 +169,7 @@ def test_summary_says_old_and_new() -> None:
         "resources cpu: 0 -> 0.5",
         "resources memory: 0 -> 512MiB",
     ]
-    assert outcome.said[0].effect.startswith("replaces 1 task, at most 1 more and 0 fewer")
+    assert outcome.said[0].effect == "replaces nothing: there is no task of another version"
 
 
 def test_service_that_is_being_deleted_cannot_be_applied() -> None:

@@ -68,6 +68,15 @@ def test_the_first_version_cannot_be_aborted() -> None:
         steer(a_desk(tables), "default", "web", Order.ABORT)
 
 
+def test_a_rollback_that_failed_is_not_aborted_into_what_failed_first() -> None:
+    """What can be done instead is named, and can be done."""
+    tables = with_rollout(replace(RUNNING, state=RolloutState.PAUSED, going_back=True))
+    with pytest.raises(Conflict, match="v1, which this would go back to, is what failed") as no:
+        steer(a_desk(tables), "default", "web", Order.ABORT)
+    assert "bay rollout resume web" in no.value.hint
+    assert steer(a_desk(tables), "default", "web", Order.RESUME).changes
+
+
 def test_an_unknown_order_is_refused() -> None:
     """A newer client's order is not taken for another one."""
     with pytest.raises(InvalidSpec, match="paused, resumed, promoted or aborted"):
