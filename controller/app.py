@@ -143,6 +143,7 @@ class Controller:
                 reasons=self._why,
                 frozen=lambda: self._frozen(etcd),
                 etcd_version=lambda: version,
+                policy=self._config.placement_policy,
             )
             self._dispatcher.attach(parts)
             await self._run(stack, etcd, parts, kek)

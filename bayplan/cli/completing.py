@@ -51,6 +51,11 @@ async def _nodes(client: Client, _: str) -> list[str]:
     return [v.node.name for v in await client.list_nodes()]
 
 
+async def _services_and_tasks(client: Client, namespace: str) -> list[str]:
+    return await _services(client, namespace) + await _tasks(client, namespace)
+
+
 complete_service = _names(_services)
 complete_task = _names(_tasks)
 complete_node = _names(_nodes)
+complete_service_or_task = _names(_services_and_tasks)

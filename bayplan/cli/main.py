@@ -18,8 +18,10 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 # verb: (module below bayplan.cli.verbs, help in one line), in the order of the help
 VERBS: dict[str, tuple[str, str]] = {
     "apply": ("apply", "Create and change what the files say, and wait until it runs."),
+    "plan": ("plan", "Which tasks would start, stop and move if files were applied."),
     "get": ("get", "List services, jobs, tasks, nodes, secrets, events."),
     "describe": ("describe", "All about a service, task, node or secret."),
+    "explain": ("explain", "Why a task is on its node, or has none, and what would help."),
     "logs": ("logs", "What the tasks of a service wrote."),
     "exec": ("exec", "Run a command in a task."),
     "scale": ("scale", "Set the number of tasks."),

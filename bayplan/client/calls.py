@@ -14,6 +14,7 @@ from bayplan.client.channel import CONNECT_S, DEADLINE_S, Credentials, channel_o
 from bayplan.client.failures import domain_error, from_transport, met_slowly, never_sent, plain
 from bayplan.model import errors
 from bayplan.wire._pb.bayplan.v1.control_pb2_grpc import ControlStub
+from bayplan.wire._pb.bayplan.v1.planning_pb2_grpc import PlanningStub
 
 PATIENCE_S: Final = 15.0
 RETRY_S: Final = 0.25
@@ -21,6 +22,14 @@ RETRY_S: Final = 0.25
 NOT_REPEATABLE: Final = frozenset({"Restart", "Rollback", "SteerRollout", "RunCron", "CreateToken"})
 """Calls that do something again when sent twice: repeated only where the first try was certainly
 not carried out."""
+
+
+class _Stubs:
+    """The calls of all services that operators use, by name."""
+
+    def __init__(self, channel: aio.Channel) -> None:
+        for stub in (ControlStub(channel), PlanningStub(channel)):
+            vars(self).update(vars(stub))
 
 
 class Calls:
@@ -69,7 +78,7 @@ class Calls:
             options = channel_options(connect_s)
             channel = aio.secure_channel(address, self._credentials, options=options)
             self._channels[address, connect_s] = channel
-        return ControlStub(channel)
+        return _Stubs(channel)
 
     def _next(self, address: str) -> str:
         if address not in self._endpoints:

@@ -25,6 +25,7 @@ _BY_CODE: Final[dict[str, type[errors.BayplanError]]] = {
         errors.Unavailable,
         errors.DeadlineExceeded,
         errors.Failed,
+        errors.PlanChanged,
         errors.IllegalTransition,
     )
 }

@@ -10,16 +10,17 @@ from typing import Any, cast
 import grpc
 from grpc import aio
 
-from bayplan.client.calls import RETRY_S, Calls
+from bayplan.client.calls import RETRY_S
 from bayplan.client.channel import DEADLINE_S
 from bayplan.client.failures import domain_error
+from bayplan.client.planning import PlanningCalls
 from bayplan.model import errors
 from bayplan.wire._pb.bayplan.v1 import control_pb2 as control
 from bayplan.wire._pb.bayplan.v1 import dispatcher_pb2 as dispatcher
 from bayplan.wire.acceptance import accepted
 
 
-class Client(Calls):
+class Client(PlanningCalls):
     """One operator's connection to a cluster. Use as `async with Client(…) as client:`."""
 
     # Viewers

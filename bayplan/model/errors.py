@@ -75,6 +75,13 @@ class Failed(BayplanError):
     exit_code = 8
 
 
+class PlanChanged(BayplanError):
+    """What was planned would have other consequences now."""
+
+    code = "plan_changed"
+    exit_code = 9
+
+
 class IllegalTransition(BayplanError):
     """A task state would move backwards: a bug, or an old message."""
 

@@ -87,6 +87,10 @@ class Placement:
         found = self._unplaced.get(task_uid)
         return found.sentence if found is not None else ""
 
+    def explanation(self, task_uid: str) -> Explanation | None:
+        """Why the task has no node, as of the last plan; None: nothing is known against it."""
+        return self._unplaced.get(task_uid)
+
     @property
     def next_at(self) -> float | None:
         due = [] if self._not_before_at is None else [self._not_before_at]
@@ -114,11 +118,20 @@ class Placement:
         chosen = self._chosen(waiting)
         if not chosen:
             return None
-        self._seed += 1
         self._cluster.update(tables)
         pending = tuple(p for s in chosen if (p := self._pending(s.value, now)) is not None)
         rules = Rules(policy=self._policy, disruptable=self._budgets.left, preempt=True)
         stored = {s.value.uid: s for s in chosen}
+        return Request(tables, self._cluster.view(), pending, stored, self._seed, rules)
+
+    def ask(self, tables: Tables, tasks: Sequence[Stored[Task]], now: float) -> Request:
+        """What a plan of these tasks would be made from, whether they wait or have a node."""
+        delta = self._index.advance(tables)
+        self._budgets.update(self._index, delta.services)
+        self._cluster.update(tables)
+        pending = tuple(p for s in tasks if (p := self._pending(s.value, now)) is not None)
+        rules = Rules(policy=self._policy, disruptable=self._budgets.left, preempt=True)
+        stored = {s.value.uid: s for s in tasks}
         return Request(tables, self._cluster.view(), pending, stored, self._seed, rules)
 
     def _chosen(self, waiting: list[Stored[Task]]) -> list[Stored[Task]]:

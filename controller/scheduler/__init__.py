@@ -14,6 +14,7 @@ from controller.scheduler.base import (
     Rules,
 )
 from controller.scheduler.explain import (
+    Lack,
     NearMiss,
     NodeScore,
     Remedy,
@@ -28,6 +29,7 @@ __all__ = [
     "ClusterIndex",
     "ClusterView",
     "Explanation",
+    "Lack",
     "NearMiss",
     "NodeScore",
     "NodeView",

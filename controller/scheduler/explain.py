@@ -15,11 +15,12 @@ from controller.scheduler.base import (
     ClusterView,
     Explanation,
     PendingTask,
+    Reason,
     Rules,
 )
 from controller.scheduler.columns import Columns
-from controller.scheduler.filters import Filter, feasible, filters
-from controller.scheduler.frame import Bools, Floats, Ints
+from controller.scheduler.filters import SHOW, Filter, feasible, filters
+from controller.scheduler.frame import AMOUNTS, Bools, Floats, Ints, amounts
 from controller.scheduler.plan import Ports, Search, ports_of, schedule
 
 NODES_MAX = 10
@@ -37,12 +38,28 @@ class NodeScore:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Lack:
+    """One filter that a node falls to, and what is so there (`label.disk != ssd`). Of an amount
+    what the task `needs` and the node has `free`, in the units of Resources; else 0."""
+
+    filter: str
+    text: str
+    needs: int = 0
+    free: int = 0
+
+    @property
+    def lacking(self) -> int:
+        return self.needs - self.free
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NearMiss:
     """A node that cannot: by which filters, and what would have to be different."""
 
     node: str
     filters: tuple[str, ...]
     remedies: tuple[str, ...]
+    lacks: tuple[Lack, ...] = ()
 
     @property
     def sentence(self) -> str:
@@ -71,7 +88,8 @@ class Remedy:
 class TaskExplanation:
     """`node`: where the task is, or would be placed now; empty: nowhere. `scores`: the nodes
     that could take it, best first, of `feasible` in all. `near_misses`: those closest to it.
-    `why`: the counts by filter where no node can."""
+    `why`: the counts by filter where no node can; `fallen`: the same of the nodes that cannot,
+    where some can."""
 
     node: str
     policy: PlacementPolicy
@@ -81,6 +99,7 @@ class TaskExplanation:
     near_misses: tuple[NearMiss, ...]
     remedies: tuple[Remedy, ...]
     why: Explanation | None = None
+    fallen: tuple[Reason, ...] = ()
 
     @property
     def sentence(self) -> str:
@@ -113,7 +132,7 @@ def explain(
     search = Search(columns, pending, found, policy, seed, 1)
     bad = [*filters(columns, pending, ports.booked, exclusive=ports.exclusive), *_rules(search)]
     rows = found.rows & (found.room > 0) & ~search.closed_rows()
-    misses = _misses(view, bad)
+    misses = _misses(columns, pending, bad)
     made = TaskExplanation(
         node=task.node,
         policy=policy,
@@ -121,7 +140,8 @@ def explain(
         nodes=columns.size,
         scores=_scores(view, search, rows, nodes_max),
         near_misses=misses[:nodes_max],
-        remedies=_remedies(view, bad),
+        remedies=_remedies(columns, pending, bad),
+        fallen=found.explain().reasons,
     )
     if task.node:
         return made
@@ -171,8 +191,9 @@ def _rules(search: Search) -> list[Filter]:
     ]
 
 
-def _misses(view: ClusterView, bad: Sequence[Filter]) -> tuple[NearMiss, ...]:
+def _misses(columns: Columns, pending: PendingTask, bad: Sequence[Filter]) -> tuple[NearMiss, ...]:
     """Nodes that fall to fewest filters, and lack least."""
+    view = columns.view
     failing, lacking = _weights(view, bad)
     rows = np.flatnonzero(failing)
     order = np.lexsort((rows, lacking[rows], failing[rows]))[: 10 * NODES_MAX]
@@ -184,9 +205,22 @@ def _misses(view: ClusterView, bad: Sequence[Filter]) -> tuple[NearMiss, ...]:
                 node=view.nodes[row].name,
                 filters=tuple(f.name for f in of_row),
                 remedies=tuple(f.remedy(row) for f in of_row),
+                lacks=tuple(_lack(columns, pending, f, row) for f in of_row),
             )
         )
     return tuple(found)
+
+
+def _lack(columns: Columns, pending: PendingTask, found: Filter, row: int) -> Lack:
+    if found.name in AMOUNTS:
+        at = AMOUNTS.index(found.name)
+        needs, free = amounts(pending.template.resources)[at], max(int(columns.free[at, row]), 0)
+        show = SHOW[at]
+        text = f"lacks {show(needs - free)} {found.name} (needs {show(needs)}, {show(free)} free)"
+        return Lack(filter=found.name, text=text, needs=needs, free=free)
+    alone = np.zeros(columns.size, dtype=np.bool_)
+    alone[row] = True
+    return Lack(filter=found.name, text=found.details(alone)[0][1])
 
 
 def _weights(view: ClusterView, bad: Sequence[Filter]) -> tuple[Ints, Floats]:
@@ -198,9 +232,10 @@ def _weights(view: ClusterView, bad: Sequence[Filter]) -> tuple[Ints, Floats]:
     return failing, lacking
 
 
-def _remedies(view: ClusterView, bad: Sequence[Filter]) -> tuple[Remedy, ...]:
+def _remedies(columns: Columns, pending: PendingTask, bad: Sequence[Filter]) -> tuple[Remedy, ...]:
     """Single changes after which some node could take the task, the smallest first; where no
     single one will do, what the nearest miss takes."""
+    view = columns.view
     failing, _ = _weights(view, bad)
     alone = failing == 1
     found: list[Remedy] = []
@@ -215,7 +250,7 @@ def _remedies(view: ClusterView, bad: Sequence[Filter]) -> tuple[Remedy, ...]:
         names = tuple(view.nodes[r].name for r in dict.fromkeys([best, *same]))
         found.append(Remedy(change=change, nodes=names, size=float(sizes.min())))
     if not found and failing.any() and not (failing == 0).any():
-        nearest = _misses(view, bad)[0]
+        nearest = _misses(columns, pending, bad)[0]
         found.append(
             Remedy(
                 change=" and ".join(nearest.remedies),
@@ -227,6 +262,7 @@ def _remedies(view: ClusterView, bad: Sequence[Filter]) -> tuple[Remedy, ...]:
 
 
 __all__ = [
+    "Lack",
     "NearMiss",
     "NodeScore",
     "Remedy",

@@ -30,6 +30,8 @@ from controller.scheduler.columns import Columns, service_key
 from controller.scheduler.frame import AMOUNTS, Bools, Floats, Ints, amounts
 from controller.tables import Key
 
+SHOW = (format_cpu, format_bytes, str, format_bytes)
+"""How the AMOUNTS are written."""
 ROOM_MAX = 1 << 40
 """Tasks that fit on a node where a task asks for nothing."""
 
@@ -362,7 +364,7 @@ def resource_filters(columns: Columns, pending: PendingTask, matrix: Ints) -> It
         if not wanted or not bad.any():
             continue
         free = matrix[at].copy()  # later placements of the same plan must not change it
-        show = (format_cpu, format_bytes, str, format_bytes)[at]
+        show = SHOW[at]
         unit = " cores" if name == "cpu" else ""
         yield Filter(
             name,

@@ -61,8 +61,13 @@ def schedule(
     return Plan(placed=made.placed, unplaced=made.unplaced, preemptions=tuple(made.preemptions))
 
 
-def _age(p: PendingTask) -> tuple[float, str, int, int]:
-    return p.task.created_at, p.task.service_uid, p.task.slot, p.task.attempt
+_Age = tuple[float, str, str, int, int]
+
+
+def _age(p: PendingTask) -> _Age:
+    """Names, not ids: a plan for what does not exist yet is the plan that is made once it does."""
+    task = p.task
+    return task.created_at, task.namespace, task.service, task.slot, task.attempt
 
 
 def class_of(p: PendingTask) -> ClassKey:
@@ -174,7 +179,7 @@ class _Made:
         own = pending.placement.policy
         return self._rules.policy if own is PlacementPolicy.CLUSTER else own
 
-    def turn(self, pending: PendingTask) -> tuple[int, float, tuple[float, str, int, int]]:
+    def turn(self, pending: PendingTask) -> tuple[int, float, _Age]:
         """Order of classes; what is packed goes from large to small, the rest by age."""
         size = 0.0
         if self.policy(pending) is PlacementPolicy.PACK:
@@ -300,8 +305,8 @@ class Search:
         self._pending = pending
         self._found = found
         self.need: Ints = np.array(amounts(pending.template.resources), dtype=np.int64)
-        uid = pending.task.service_uid
-        self.cost = Cost(columns, pending, policy, zlib.crc32(f"{seed}/{uid}".encode()))
+        uid, name = pending.task.service_uid, f"{pending.task.namespace}/{pending.task.service}"
+        self.cost = Cost(columns, pending, policy, zlib.crc32(f"{seed}/{name}".encode()))
         placement = pending.placement
         together = [a.over for a in own_affinities(pending)]
         self.levels: list[Level] = []

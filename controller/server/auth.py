@@ -38,6 +38,7 @@ class Rule:
 
 
 CONTROL: Final = "/bayplan.v1.Control/"
+PLANNING: Final = "/bayplan.v1.Planning/"
 DISPATCHER: Final = "/bayplan.v1.Dispatcher/"
 SESSION: Final = DISPATCHER + "Session"
 JOIN: Final = "/bayplan.v1.Join/"
@@ -82,6 +83,8 @@ RULES: Final[Mapping[str, Rule]] = {
     CONTROL + "SetIdentity": _ADMIN,
     CONTROL + "RemoveIdentity": _ADMIN,
     CONTROL + "RenewOperatorCertificate": Rule(Need.VIEWER),
+    PLANNING + "Plan": Rule(Need.VIEWER),
+    PLANNING + "Explain": Rule(Need.VIEWER),
     SESSION: _NODE,
     DISPATCHER + "Tunnel": _NODE,
     DISPATCHER + "RenewCertificate": _NODE,

@@ -34,6 +34,7 @@ _STATUS: Final[tuple[tuple[type[errors.BayplanError], grpc.StatusCode], ...]] = 
     (errors.NotFound, grpc.StatusCode.NOT_FOUND),
     (errors.PermissionDenied, grpc.StatusCode.PERMISSION_DENIED),
     (errors.Conflict, grpc.StatusCode.ABORTED),
+    (errors.PlanChanged, grpc.StatusCode.ABORTED),
     (errors.NotLeader, grpc.StatusCode.FAILED_PRECONDITION),
     (errors.Unavailable, grpc.StatusCode.UNAVAILABLE),
     (errors.DeadlineExceeded, grpc.StatusCode.DEADLINE_EXCEEDED),

@@ -36,6 +36,7 @@ from controller.server.edge import Gate, JoinGate, Streams
 from controller.server.join import Join
 from controller.server.listen import CannotListen, Listening
 from controller.server.parts import Addresses, Parts
+from controller.server.planning import Planning
 from controller.server.trust import ServerCertificate
 from controller.web.application import application
 
@@ -84,7 +85,12 @@ class Faces:
         }
         gate = Gate(parts.store, parts.leadership, self._streams, self._count)
         control = await listen.control(
-            str(config.listen), self._certificate, gate, Control(parts), self._dispatcher
+            str(config.listen),
+            self._certificate,
+            gate,
+            Control(parts),
+            self._dispatcher,
+            Planning(parts),
         )
         self._listening.append(control)
         join_gate = JoinGate(self._streams, self._count)

@@ -18,6 +18,10 @@ from bayplan.wire._pb.bayplan.v1.dispatcher_pb2_grpc import (
     add_DispatcherServicer_to_server,
     add_JoinServicer_to_server,
 )
+from bayplan.wire._pb.bayplan.v1.planning_pb2_grpc import (
+    PlanningServicer,
+    add_PlanningServicer_to_server,
+)
 from controller.server.edge import Gate, JoinGate
 from controller.server.trust import ServerCertificate
 
@@ -70,11 +74,13 @@ async def control(
     gate: Gate,
     control_service: ControlServicer,
     dispatcher_service: DispatcherServicer,
+    planning_service: PlanningServicer,
 ) -> Listening:
     """Raises CannotListen."""
     server = aio.server(interceptors=[gate], options=OPTIONS)
     add_ControlServicer_to_server(control_service, server)
     add_DispatcherServicer_to_server(dispatcher_service, server)
+    add_PlanningServicer_to_server(planning_service, server)
     credentials = certificate.grpc_credentials(require_client=True)
     port = _listen(server, address, credentials, "--listen")
     await server.start()

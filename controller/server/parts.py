@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from bayplan.model.errors import Conflict, NotLeader
+from bayplan.model.service import PlacementPolicy
 from bayplan.wire._pb.bayplan.v1 import control_pb2 as control
 from controller.server.auth import CALLER
 from controller.server.edge import Leadership
@@ -55,7 +56,8 @@ class Parts:
     """`reasons`: why tasks wait for a node, as the placement loop found last; `frozen`: what
     stops the cluster from changing anything, empty: nothing; `etcd_version`: of the store;
     `addresses` are known once the listeners are open; `revoked` tells those that go by a list of
-    their own that a certificate is good no more, and returns once they have it."""
+    their own that a certificate is good no more, and returns once they have it; `policy` is the
+    cluster's; `thinking` is held while a question is thought about, one at a time."""
 
     store: Store
     leadership: Leading
@@ -66,8 +68,10 @@ class Parts:
     frozen: Callable[[], str]
     etcd_version: Callable[[], str]
     now: Callable[[], float] = time.time
+    policy: PlacementPolicy = PlacementPolicy.SPREAD
     addresses: Addresses = field(default_factory=Addresses)
     revoked: Callable[[], None] = lambda: None
+    thinking: asyncio.Lock = field(default_factory=asyncio.Lock)
     _index: Index = field(default_factory=lambda: Index(Tables()))
 
     async def index(self, min_revision: int = 0) -> Index:

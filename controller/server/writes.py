@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from bayplan import pki
-from bayplan.model.errors import InvalidSpec, NotFound
+from bayplan.model.errors import Conflict, InvalidSpec, NotFound
 from bayplan.model.identity import Role, TokenPurpose
 from bayplan.model.node import Taint
 from bayplan.model.secret import Secret
@@ -20,7 +20,7 @@ from bayplan.wire._pb.bayplan.v1 import dispatcher_pb2 as dispatcher
 from bayplan.wire._pb.bayplan.v1 import types_pb2
 from bayplan.wire._pb.bayplan.v1.control_pb2_grpc import ControlServicer
 from bayplan.wire.convert import UnknownValue, from_pb
-from controller.server import applying, intent, nodes, people, rollouts, runs
+from controller.server import applying, foresight, intent, nodes, people, rollouts, runs
 from controller.server.auth import CALLER
 from controller.server.intent import Desk, Outcome
 from controller.server.parts import Parts, new_uid
@@ -28,6 +28,7 @@ from controller.server.trust import with_serial
 from controller.store.base import Kind, Put
 
 DOCUMENTS_MAX = 1_000
+PLAN_ATTEMPTS_MAX = 5
 
 
 def wanted(document: control.Document) -> applying.Wanted:
@@ -70,11 +71,36 @@ class Writes(ControlServicer):
             documents=documents,
             prune_namespaces=tuple(request.prune_namespaces),
         )
-        if request.dry_run:
-            said = self._foretell(decide)
-            return control.ApplyResponse(changes=said.changes, revision=said.revision)
-        done = await self._parts.commit(decide)
+        if request.plan:
+            done = await self._planned(request, documents, decide)
+        elif request.dry_run:
+            done = self._foretell(decide)
+        else:
+            done = await self._parts.commit(decide)
         return control.ApplyResponse(changes=done.changes, revision=done.revision)
+
+    async def _planned(
+        self,
+        request: control.ApplyRequest,
+        documents: Sequence[applying.Wanted],
+        decide: Callable[[Desk], Outcome],
+    ) -> control.ChangeResponse:
+        """Only while the plan holds: what it was checked at is what is written to."""
+        for _ in range(PLAN_ATTEMPTS_MAX):
+            tables = await foresight.check(
+                self._parts, request.plan, documents, tuple(request.prune_namespaces)
+            )
+            if request.dry_run:
+                return self._foretell(decide)
+            decided = partial(foresight.decide_at, tables, decide)
+            try:
+                return await self._parts.commit(decided)
+            except foresight.WorldMoved:
+                continue
+        raise Conflict(
+            "the cluster changes faster than the plan can be checked",
+            hint="nothing was changed; try again when less is under way",
+        )
 
     async def Scale(self, request: control.ScaleRequest, context: Any) -> control.ChangeResponse:
         if request.replicas > REPLICAS_MAX:

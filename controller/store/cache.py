@@ -116,6 +116,17 @@ class _TableWriter:
         self._size = 0
         self._frozen: ShardedTable | None = None
 
+    @classmethod
+    def of(cls, table: Mapping[Key, Stored[Any]]) -> _TableWriter:
+        """Goes on from `table`, which stays as it is: shards are copied when they are written."""
+        made = cls()
+        if isinstance(table, ShardedTable):
+            made._shards, made._own, made._size = list(table._shards), set(), table._size
+        else:
+            for key, stored in table.items():
+                made.put(key, stored)
+        return made
+
     def _writable(self, key: Key) -> _Shard:
         self._frozen = None
         i = _shard_of(key, len(self._shards) - 1)
@@ -164,6 +175,14 @@ class Mirror:
         self._revision = 0
         self._waiters: set[asyncio.Future[None]] = set()
         self._broken = ""
+
+    @classmethod
+    def of(cls, tables: Tables) -> Mirror:
+        """Goes on from `tables`, at the cost of their number of shards."""
+        made = cls()
+        made._writers = {kind: _TableWriter.of(tables.of(kind)) for kind in Kind}
+        made._revision = tables.revision
+        return made
 
     @property
     def revision(self) -> int:

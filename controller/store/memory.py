@@ -38,6 +38,14 @@ class MemoryStore:
         self._held: dict[str, tuple[Guard, str]] = {}
         self._ttl_s = 0
 
+    @classmethod
+    def of(cls, tables: Tables) -> MemoryStore:
+        """A store that goes on from `tables`, to try out what would become of them."""
+        made = cls(count_bytes=False)
+        made._mirror = Mirror.of(tables)
+        made._revision = made._mirror.revision
+        return made
+
     # The synchronous core
 
     @property

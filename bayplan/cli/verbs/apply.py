@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,9 +18,37 @@ if TYPE_CHECKING:
     from bayplan.wire._pb.bayplan.v1 import control_pb2
 
 
+def file_arguments(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The files, as arguments or each after `-f`."""
+    for decorate in (
+        click.option("-R", "--recursive", is_flag=True, help="directories with what is below them"),
+        click.option(
+            "-f",
+            "--file",
+            "more_files",
+            multiple=True,
+            metavar="FILE|DIRECTORY|-",
+            help="like the argument; may be repeated",
+        ),
+        click.argument("files", nargs=-1, metavar="FILE|DIRECTORY|-..."),
+    ):
+        function = decorate(function)
+    return function
+
+
+def names_of(files: Sequence[str], more_files: Sequence[str]) -> tuple[str, ...]:
+    """Raises click.UsageError where there is none."""
+    names = (*files, *more_files)
+    if not names:
+        raise click.UsageError("name a file or directory, or - for the standard input")
+    return names
+
+
 @verb("apply")
-@click.argument("files", nargs=-1, required=True, metavar="FILE|DIRECTORY|-...")
-@click.option("-R", "--recursive", is_flag=True, help="directories with what is below them")
+@file_arguments
+@click.option(
+    "--plan", metavar="ID", default="", help="only if it does what this plan of the files says"
+)
 @click.option("--dry-run", is_flag=True, help="only show what would change")
 @click.option("-d", "--detach", is_flag=True, help="do not wait until it runs")
 @click.option(
@@ -30,7 +59,9 @@ if TYPE_CHECKING:
 def command(
     settings: Settings,
     files: tuple[str, ...],
+    more_files: tuple[str, ...],
     recursive: bool,
+    plan: str,
     dry_run: bool,
     detach: bool,
     prune: bool,
@@ -39,31 +70,40 @@ def command(
 
     Ends with 0 once every task of the new version runs and is healthy and jobs are complete, with
     8 where a rollout or job failed, with 7 after --timeout (15m). Of what was unchanged, a rollout
-    or job that is still under way is waited for as well.
+    or job that is still under way is waited for as well. With --plan nothing is changed, and it
+    ends with 9, where the plan holds no more.
     """
-    from bayplan.spec import load
+    from bayplan.wire._pb.bayplan.v1 import control_pb2
 
-    documents = load(files, namespace=settings.in_namespace(), recursive=recursive)
-    request = _request(documents, dry_run=dry_run, prune=prune)
+    documents, spaces = documents_of(settings, names_of(files, more_files), recursive)
+    request = control_pb2.ApplyRequest(
+        documents=documents,
+        dry_run=dry_run,
+        plan=plan,
+        prune_namespaces=spaces if prune else (),
+    )
     return settings.call(
         lambda client: _apply(client, settings, request, detach or dry_run), unbounded=True
     )
 
 
-def _request(documents: object, *, dry_run: bool, prune: bool) -> control_pb2.ApplyRequest:
+def documents_of(
+    settings: Settings, names: Sequence[str], recursive: bool
+) -> tuple[list[control_pb2.Document], list[str]]:
+    """The documents of the files, and their namespaces. Raises SpecErrors."""
     from bayplan.model.secret import Secret
+    from bayplan.spec import load
     from bayplan.wire._pb.bayplan.v1 import control_pb2
     from bayplan.wire.convert import to_pb
 
-    request = control_pb2.ApplyRequest(dry_run=dry_run)
-    for document in documents:  # type: ignore[attr-defined]
-        made = request.documents.add(source=document.source)
+    found = load(names, namespace=settings.in_namespace(), recursive=recursive)
+    documents = []
+    for document in found:
+        made = control_pb2.Document(source=document.source)
         field = made.secret if isinstance(document.object, Secret) else made.service
         field.CopyFrom(to_pb(document.object))
-    if prune:
-        spaces = {d.object.namespace for d in documents}  # type: ignore[attr-defined]
-        request.prune_namespaces.extend(sorted(spaces))
-    return request
+        documents.append(made)
+    return documents, sorted({d.object.namespace for d in found})
 
 
 async def _in_parts(
@@ -75,8 +115,9 @@ async def _in_parts(
 
     if request.dry_run or len(request.documents) <= DOCUMENTS_MAX:
         return await client.apply(request, deadline_s=deadline_s)
-    whole = control_pb2.ApplyRequest(dry_run=True)
+    whole = control_pb2.ApplyRequest(dry_run=True, plan=request.plan)
     whole.documents.extend(request.documents)
+    whole.prune_namespaces.extend(request.prune_namespaces if request.plan else ())
     await client.apply(whole, deadline_s=deadline_s)
     documents = sorted(request.documents, key=lambda d: not d.HasField("secret"))
     parts = [
@@ -89,7 +130,10 @@ async def _in_parts(
         made.changes.extend(answer.changes)
         made.revision = answer.revision
     if request.prune_namespaces:
-        answer = await client.apply(request, deadline_s=deadline_s)
+        rest = control_pb2.ApplyRequest()
+        rest.CopyFrom(request)
+        rest.plan = ""  # it has been carried out by now
+        answer = await client.apply(rest, deadline_s=deadline_s)
         made.changes.extend(c for c in answer.changes if c.action == "delete")
         made.revision = answer.revision
     return made

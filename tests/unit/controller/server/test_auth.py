@@ -8,7 +8,7 @@ from bayplan import pki
 from bayplan.model.errors import PermissionDenied
 from bayplan.model.identity import Identity, Role
 from bayplan.model.node import Node
-from bayplan.wire._pb.bayplan.v1 import control_pb2, dispatcher_pb2
+from bayplan.wire._pb.bayplan.v1 import control_pb2, dispatcher_pb2, planning_pb2
 from controller.server.auth import RULES, UNAUTHENTICATED, Caller, Need, authorize, caller_of
 from controller.store.base import Stored, Tables
 
@@ -29,7 +29,8 @@ def test_every_call_has_a_rule() -> None:
     """A call that is added to a service must be decided on; none is left over."""
     control = calls(control_pb2.DESCRIPTOR, "Control")
     dispatcher = calls(dispatcher_pb2.DESCRIPTOR, "Dispatcher")
-    assert control | dispatcher == set(RULES)
+    planning = calls(planning_pb2.DESCRIPTOR, "Planning")
+    assert control | dispatcher | planning == set(RULES)
     assert calls(dispatcher_pb2.DESCRIPTOR, "Join") == UNAUTHENTICATED
 
 

@@ -640,7 +640,10 @@ class ApplyRequest(message.Message):
     DOCUMENTS_FIELD_NUMBER: builtins.int
     DRY_RUN_FIELD_NUMBER: builtins.int
     PRUNE_NAMESPACES_FIELD_NUMBER: builtins.int
+    PLAN_FIELD_NUMBER: builtins.int
     dry_run: builtins.bool
+    plan: builtins.str
+    """The id of a plan of these documents; refused where they would have other consequences now."""
     @builtins.property
     def documents(self) -> containers.RepeatedCompositeFieldContainer[Document]: ...
     @builtins.property
@@ -651,10 +654,11 @@ class ApplyRequest(message.Message):
         documents: abc.Iterable[Document] | None = ...,
         dry_run: builtins.bool = ...,
         prune_namespaces: abc.Iterable[builtins.str] | None = ...,
+        plan: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["documents", b"documents", "dry_run", b"dry_run", "prune_namespaces", b"prune_namespaces"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["documents", b"documents", "dry_run", b"dry_run", "plan", b"plan", "prune_namespaces", b"prune_namespaces"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

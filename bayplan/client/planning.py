@@ -1,0 +1,33 @@
+"""Questions about what the controller would decide."""
+
+from __future__ import annotations
+
+from typing import Any, Final, cast
+
+from bayplan.client.calls import Calls
+from bayplan.wire._pb.bayplan.v1 import planning_pb2 as planning
+
+PLAN_DEADLINE_S: Final = 30.0
+
+
+class PlanningCalls(Calls):
+    """Mixed into the operators' client. They change nothing, and ask the leader."""
+
+    async def plan(
+        self, request: planning.PlanRequest, *, deadline_s: float = PLAN_DEADLINE_S
+    ) -> planning.PlanResponse:
+        answer: Any = await self._call("Plan", request, deadline_s)
+        return cast(planning.PlanResponse, answer)
+
+    async def explain(
+        self,
+        namespace: str,
+        name: str,
+        *,
+        nodes_max: int = 0,
+        deadline_s: float = PLAN_DEADLINE_S,
+    ) -> planning.ExplainResponse:
+        """`name`: a workload, or one task of it. `nodes_max` 0: what the controller thinks fit."""
+        request = planning.ExplainRequest(namespace=namespace, name=name, nodes_max=nodes_max)
+        answer: Any = await self._call("Explain", request, deadline_s)
+        return cast(planning.ExplainResponse, answer)

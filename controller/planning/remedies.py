@@ -1,0 +1,292 @@
+"""What would give waiting tasks a node: changes to the spec or to the cluster, each one tried.
+
+A candidate is a changed copy of the tasks, or of the view; it counts only if the scheduler then
+places at least one of them. They come in the order of how little they change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from bayplan.model.node import TaintEffect
+from bayplan.model.resources import Resources
+from bayplan.model.service import Placement, Toleration
+from controller.scheduler import ClusterView, NodeView, PendingTask, Rules, schedule
+from controller.scheduler.base import ORDERS, POOL_ANY
+from controller.scheduler.columns import Columns
+from controller.scheduler.filters import SHOW, Filter, constraint_rows, filters, negated
+from controller.scheduler.frame import AMOUNTS, amounts
+from controller.scheduler.plan import Ports, ports_of
+
+REMEDIES_MAX = 5
+CANDIDATES_MAX = 60
+"""Changes that are tried: each costs a plan of the tasks alone."""
+TASKS_MAX = 200
+"""Waiting tasks that a change is tried with."""
+GRAIN = (10, 1 << 20, 1, 1 << 20)
+"""Amounts are lowered to multiples of this: 0.01 cores, 1 MiB, a process."""
+_FIELDS = ("cpu_millis", "memory_bytes", "pids", "disk_bytes")
+
+Pending = tuple[PendingTask, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tried:
+    """After `change` the scheduler places `fits` of the `waiting` tasks, on `nodes` first.
+    `size`: how much it changes; the share of an amount, 1 and more for anything else."""
+
+    change: str
+    fits: int
+    waiting: int
+    nodes: tuple[str, ...]
+    size: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """One candidate: what it says, what it costs, and what it makes of tasks and cluster."""
+
+    text: str
+    size: float
+    tasks: Callable[[PendingTask], PendingTask] = lambda p: p
+    cluster: Callable[[ClusterView], ClusterView] = lambda v: v
+
+
+def remedies(
+    view: ClusterView, waiting: Sequence[PendingTask], rules: Rules, seed: int
+) -> tuple[Tried, ...]:
+    """For tasks that are alike and have no node."""
+    first, tasks = waiting[0], tuple(waiting[:TASKS_MAX])
+    bad = _bad(view, first)
+    found: list[Tried] = []
+    seen: set[str] = set()
+    candidates = sorted(_candidates(view, first, bad), key=lambda c: (c.size, c.text))
+    for change in candidates[:CANDIDATES_MAX]:
+        if change.text in seen:
+            continue
+        seen.add(change.text)
+        tried = _tried(view, tasks, change, rules, seed)
+        if tried is not None:
+            found.append(tried)
+        if len(found) >= REMEDIES_MAX:
+            break
+    return tuple(found)
+
+
+def _bad(view: ClusterView, pending: PendingTask) -> list[Filter]:
+    columns = Columns(view)
+    task = pending.task
+    columns.introduce((task.namespace, task.service), task.service_uid, pending.placement.apart)
+    ports = ports_of(columns, pending) or Ports((), (), exclusive=False)
+    return list(filters(columns, pending, ports.booked, exclusive=ports.exclusive))
+
+
+def _tried(
+    view: ClusterView, tasks: Pending, change: _Change, rules: Rules, seed: int
+) -> Tried | None:
+    changed = [change.tasks(p) for p in tasks]
+    plan = schedule(change.cluster(view), changed, seed, replace(rules, preempt=False))
+    if not plan.placed:
+        return None
+    nodes = tuple(
+        dict.fromkeys(plan.placed[p.task.uid].node for p in changed if p.task.uid in plan.placed)
+    )
+    return Tried(
+        change=change.text,
+        fits=len(plan.placed),
+        waiting=len(tasks),
+        nodes=nodes,
+        size=change.size,
+    )
+
+
+# -- candidates --
+
+ROWS_MAX = 20
+"""Nearest nodes whose lacks are made up for, each by one candidate."""
+
+
+def _candidates(
+    view: ClusterView, pending: PendingTask, bad: Sequence[Filter]
+) -> Iterator[_Change]:
+    columns = Columns(view)
+    failing = np.zeros(len(view.nodes), dtype=np.int64)
+    lacking = np.zeros(len(view.nodes))
+    for each in bad:
+        failing += each.bad
+        lacking += np.where(each.bad, each.size, 0.0)
+    rows = np.flatnonzero(failing)
+    nearest = rows[np.lexsort((rows, lacking[rows], failing[rows]))]
+    found = 0
+    for row in nearest.tolist():
+        edits = _edits(columns, pending, [f for f in bad if f.bad[row]], row)
+        if edits:
+            yield _all_of(edits)
+            found += 1
+        if found >= ROWS_MAX:
+            break
+    yield from _rules(pending.placement)
+    yield from _new_nodes(view, pending, bad)
+
+
+def _all_of(edits: Sequence[_Change]) -> _Change:
+    def tasks(pending: PendingTask) -> PendingTask:
+        for edit in edits:
+            pending = edit.tasks(pending)
+        return pending
+
+    def cluster(view: ClusterView) -> ClusterView:
+        for edit in edits:
+            view = edit.cluster(view)
+        return view
+
+    text = " and ".join(e.text for e in edits)
+    return _Change(text, sum(e.size for e in edits), tasks, cluster)
+
+
+def _edits(
+    columns: Columns, pending: PendingTask, fallen: Sequence[Filter], row: int
+) -> list[_Change]:
+    """What makes the node take the task; empty: nothing that can be asked for."""
+    made: list[_Change] = []
+    for name in dict.fromkeys(f.name for f in fallen):
+        edits = _edit(columns, pending, name, row)
+        if not edits:
+            return []
+        made += edits
+    return made
+
+
+def _edit(columns: Columns, pending: PendingTask, name: str, row: int) -> list[_Change]:
+    node = columns.view.nodes[row]
+    match name:
+        case "require":
+            return [
+                _placement(f"without require `{c.text or negated(c)}`", 1.0, _without(c))
+                for c in pending.placement.require
+                if not constraint_rows(columns, c)[row]
+            ]
+        case "pool":
+            pool = node.labels.get("pool", "") or POOL_ANY
+            return [_placement(f"pool: {pool}", 1.0, lambda p: replace(p, pool=pool))]
+        case "taint":
+            refusing = [t for t in node.taints if t.effect is not TaintEffect.AVOID]
+            return [_tolerating(t.key, t.value) for t in refusing]
+        case "near" | "apart":
+            return [_placement(f"without required {name}", 1.5, _unneighboured(name))]
+        case "port":
+            return [_Change("publish: auto instead of a port that is in use", 1.0, _auto_ports)]
+        case "state" if node.blocked in ORDERS:
+            text = f"bay node uncordon {node.name} (it is {node.blocked})"
+            return [_Change(text, 2.0, cluster=_with(row, replace(node, blocked="")))]
+        case _ if name in AMOUNTS:
+            return _lower(columns, pending, AMOUNTS.index(name), row)
+        case _:
+            return []
+
+
+def _lower(columns: Columns, pending: PendingTask, at: int, row: int) -> list[_Change]:
+    wanted = amounts(pending.template.resources)[at]
+    free = int(columns.free[at, row]) // GRAIN[at] * GRAIN[at]
+    if free <= 0:
+        return []
+
+    def tasks(p: PendingTask) -> PendingTask:
+        fields: dict[str, int] = {_FIELDS[at]: free}
+        resources: Resources = replace(p.template.resources, **fields)
+        return replace(p, template=replace(p.template, resources=resources))
+
+    text = f"{AMOUNTS[at]}: {SHOW[at](free)} instead of {SHOW[at](wanted)}"
+    return [_Change(text, 1 - free / wanted, tasks)]
+
+
+def _placement(text: str, size: float, change: Callable[[Placement], Placement]) -> _Change:
+    return _Change(text, size, lambda p: replace(p, placement=change(p.placement)))
+
+
+def _without(constraint: object) -> Callable[[Placement], Placement]:
+    return lambda p: replace(p, require=tuple(c for c in p.require if c is not constraint))
+
+
+def _tolerating(key: str, value: str) -> _Change:
+    toleration = Toleration(key=key, value=value)
+    text = f"tolerate: [{key}{f' == {value}' if value else ''}]"
+    return _placement(text, 1.0, lambda p: replace(p, tolerate=(*p.tolerate, toleration)))
+
+
+def _unneighboured(name: str) -> Callable[[Placement], Placement]:
+    def change(placement: Placement) -> Placement:
+        kept = tuple(a for a in getattr(placement, name) if a.weight)
+        fields = {name: kept}
+        return replace(placement, **fields)  # type: ignore[arg-type]
+
+    return change
+
+
+def _auto_ports(pending: PendingTask) -> PendingTask:
+    ports = tuple(
+        replace(p, publish=0, publish_auto=True) if p.publish else p for p in pending.template.ports
+    )
+    return replace(pending, template=replace(pending.template, ports=ports))
+
+
+def _rules(placement: Placement) -> Iterator[_Change]:
+    """Looser rules over values of a key."""
+    for at, spread in enumerate(placement.spread):
+        if spread.max_skew:
+            looser = replace(spread, max_skew=spread.max_skew + 1)
+            all_of = (*placement.spread[:at], looser, *placement.spread[at + 1 :])
+            text = f"max_skew: {looser.max_skew} over {spread.over} instead of {spread.max_skew}"
+            yield _placement(text, 0.9, lambda p, s=all_of: replace(p, spread=s))  # type: ignore[misc]
+    for key in placement.distinct:
+        rest = tuple(k for k in placement.distinct if k != key)
+        text = f"without distinct {key}"
+        yield _placement(text, 1.0, lambda p, r=rest: replace(p, distinct=r))  # type: ignore[misc]
+    if placement.gang:
+        yield _placement("without gang", 1.0, lambda p: replace(p, gang=False))
+
+
+# -- changes to the cluster --
+
+NEW_NODE = "a new node"
+
+
+def _with(row: int, node: NodeView) -> Callable[[ClusterView], ClusterView]:
+    def change(view: ClusterView) -> ClusterView:
+        nodes = (*view.nodes[:row], node, *view.nodes[row + 1 :])
+        return replace(view, nodes=nodes, frame=None)
+
+    return change
+
+
+def _new_nodes(view: ClusterView, pending: PendingTask, bad: Sequence[Filter]) -> Iterator[_Change]:
+    """An empty node like the smallest of those that would do but for what they are short of, or
+    else one as large as it takes."""
+    able = np.ones(len(view.nodes), dtype=np.bool_)
+    for each in bad:
+        if each.name not in (*AMOUNTS, "state", "port", "device"):
+            able &= ~each.bad
+    if not able.any():
+        return
+    need = amounts(pending.template.resources)
+    rows = sorted(np.flatnonzero(able).tolist(), key=lambda i: amounts(view.nodes[i].allocatable))
+    fitting = [i for i in rows if _fits(need, amounts(view.nodes[i].allocatable))]
+    like = view.nodes[fitting[0] if fitting else rows[-1]]
+    held = amounts(like.allocatable)
+    size = Resources(**dict(zip(_FIELDS, map(max, held, need), strict=True)))
+    node = replace(like, name=NEW_NODE, free=size, allocatable=size, blocked="", device_use={})
+    said = [f"{SHOW[i](a)} {AMOUNTS[i]}" for i, a in enumerate(amounts(size)) if need[i]]
+    shown = f" with {', '.join(said)}" if said else ""
+    like_it = f" (like {like.name})" if fitting else ""
+    yield _Change(
+        f"one more node{shown}{like_it}",
+        2.5,
+        cluster=lambda v: replace(v, nodes=(*v.nodes, node), frame=None),
+    )
+
+
+def _fits(need: Sequence[int], held: Sequence[int]) -> bool:
+    return all(n <= h for n, h in zip(need, held, strict=True))
