@@ -31,6 +31,7 @@ from agent.executor import Executor, Listener, Parts
 from agent.identity import Identity, IdentityStore, may_scrape
 from agent.images import Images, Registries
 from agent.network import Network, NetworkError
+from agent.orders import Orders
 from agent.shims import Adopted, ExecSession, Shims, State
 from agent.volumes import Volumes
 from bayplan.clock import HostClock
@@ -125,6 +126,7 @@ class Agent:
             ),
             self._clock.now,
         )
+        self._orders = Orders(self._executor, self._shims)
 
     # -- life --------------------------------------------------------------------------------
 
@@ -172,6 +174,7 @@ class Agent:
                 log_directory=self._bundles.log_directory,
                 finished=self._finished,
                 execute=self._execute,
+                order=self._orders.carry_out,
             )
         )
         callbacks = Callbacks(
@@ -495,6 +498,7 @@ def _container(adopted: Adopted) -> on.Container:
         signal=exited.signal if exited else 0,
         oom_killed=exited.oom_killed if exited else False,
         exited_at=exited.at if exited else 0.0,
+        paused=adopted.paused,
     )
 
 

@@ -239,6 +239,8 @@ class Executor:
                 step, work = Step.SIGNAL, lambda: self._signal(command)
             case do.Kill(uid=uid, incarnation=incarnation):
                 step, work = Step.KILL, lambda: self._kill(uid)
+            case do.Unpause(uid=uid, incarnation=incarnation):
+                step, work = Step.UNPAUSE, lambda: self._parts.shims.unpause(uid)
             case do.DeleteContainer(uid=uid, incarnation=incarnation):
                 if (pull := self._pulls.pop(uid, None)) is not None:
                     pull.cancel()
@@ -251,6 +253,29 @@ class Executor:
             case _:
                 assert_never(command)
         self._enqueue(uid, _Operation(step, incarnation, work))
+
+    async def between_steps(
+        self, uid: str, step: Step, work: Callable[[], Awaitable[on.Event | None]]
+    ) -> None:
+        """Do what an operator ordered when the task's other steps are done that wait already, and
+        let the core know what came of it. Raises what `work` does; not for the core to judge."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        async def ordered() -> on.Event | None:
+            if done.cancelled():
+                return None  # whoever ordered it has given up
+            try:
+                event = await work()
+            except (BayplanError, OSError) as error:
+                if not done.done():
+                    done.set_exception(error)
+                return None
+            if not done.done():
+                done.set_result(None)
+            return event
+
+        self._enqueue(uid, _Operation(step, 0, ordered))
+        await done
 
     def _enqueue(self, uid: str, operation: _Operation) -> None:
         if uid in self._lanes:

@@ -1,5 +1,5 @@
-"""Logs and exec for operators: streams that the controller asks for and the agent dials, on a
-connection of their own, so that they never hold up the control session.
+"""Logs, exec and orders of operators: streams that the controller asks for and the agent dials, on
+a connection of their own, so that they never hold up the control session.
 
 A stream ends with TunnelClose; its error says why where it is one. Both directions are bounded:
 gRPC's flow control holds the reader of a log back, and a process whose output nobody takes waits.
@@ -19,7 +19,7 @@ from grpc import aio
 from agent import logs
 from agent.bundle import signals
 from agent.shims import ExecSession, ShimError
-from bayplan.model.errors import BayplanError, NotFound
+from bayplan.model.errors import BayplanError, InvalidSpec, NotFound
 from bayplan.wire._pb.bayplan.v1 import dispatcher_pb2 as pb
 from bayplan.wire._pb.bayplan.v1.dispatcher_pb2_grpc import DispatcherStub
 
@@ -42,6 +42,7 @@ class Host:
     log_directory: Callable[[str], Path]
     finished: Callable[[str], bool | None]
     execute: Callable[[str, pb.ExecStart], Awaitable[ExecSession]]
+    order: Callable[[str, pb.TaskOrder], Awaitable[None]]
 
 
 class Tunnels:
@@ -96,10 +97,7 @@ class Tunnels:
         try:
             await call.write(pb.TunnelFrame(hello=pb.TunnelHello(tunnel=request.tunnel)))
             try:
-                if request.WhichOneof("request") == "logs":
-                    await self._logs(call, frames, request)
-                else:
-                    await self._exec(call, frames, request)
+                await self._answer(call, frames, request)
             except BayplanError as problem:
                 error = str(problem)
             await call.write(pb.TunnelFrame(close=pb.TunnelClose(error=error)))
@@ -110,6 +108,26 @@ class Tunnels:
         finally:
             call.cancel()
             await frames.close()
+
+    async def _answer(self, call: Any, frames: _Frames, request: pb.OpenTunnel) -> None:
+        match request.WhichOneof("request"):
+            case "logs":
+                await self._logs(call, frames, request)
+            case "exec":
+                await self._exec(call, frames, request)
+            case "order":
+                await self._order(call, request)
+            case _:
+                raise InvalidSpec("this agent does not know what was asked for; upgrade it")
+
+    async def _order(self, call: Any, request: pb.OpenTunnel) -> None:
+        """One answer. What was begun is finished also where nobody waits for it any more."""
+        done = pb.OrderDone()
+        try:
+            await self._host.order(request.task_uid, request.order)
+        except BayplanError as error:
+            done.error = str(error)
+        await call.write(pb.TunnelFrame(order_done=done))
 
     # -- logs --------------------------------------------------------------------------------
 

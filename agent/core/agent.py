@@ -153,6 +153,8 @@ class AgentCore:
                 machine.removed(now)
             case on.HealthResult():
                 machine.health_result(event.incarnation, event.healthy, event.message, now)
+            case on.PauseChanged(incarnation=incarnation, paused=paused):
+                machine.pause_changed(incarnation, paused, now)
             case on.StepFailed():
                 machine.step_failed(
                     event.step, event.incarnation, event.message, event.retryable, now

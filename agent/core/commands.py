@@ -81,6 +81,14 @@ class Kill:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Unpause:
+    """Let a paused container go on, so that it hears what comes next."""
+
+    uid: str
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeleteContainer:
     """→ Deleted. Kills what still runs; mounts and cgroup are gone afterwards, logs stay."""
 
@@ -167,6 +175,7 @@ StepCommand = (
     | RunContainer
     | Signal
     | Kill
+    | Unpause
     | DeleteContainer
     | DetachNetwork
     | RemoveRemains

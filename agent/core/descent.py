@@ -72,12 +72,18 @@ class Descent(Life):
     def _take_down(self, now: float) -> None:
         """Out of the rules first, then the stop signal."""
         self.health = None
+        if self.status.paused:
+            self._unpause()
         self._enter(Phase.WITHDRAW, now + self._timing.withdraw_max_s)
         if not (self.assignment.task.ports and self.status.address):
             self._terminate(now)
         elif self.unpublished():
             # It was not in the rules: nobody can be on the way to it.
             self._terminate(now)
+
+    def _unpause(self) -> None:
+        self._set(paused=False)
+        self._do(do.Unpause(uid=self.uid, incarnation=self.status.incarnation))
 
     def _terminate(self, now: float) -> None:
         stop = self.assignment.template.stop
@@ -96,6 +102,7 @@ class Descent(Life):
     def _clean(self, now: float) -> None:
         self.health = None
         self._attempts = 0
+        self._set(paused=False)
         self._enter(Phase.DELETE)
         if self._outcome is None and not self._wants_stop and self.status.incarnation:
             # Said now, not after the deletion: the status tells the truth from the exit on.

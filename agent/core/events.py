@@ -21,6 +21,8 @@ class Step(StrEnum):
     RUN = "run"
     SIGNAL = "signal"
     KILL = "kill"
+    PAUSE = "pause"
+    UNPAUSE = "unpause"
     DELETE = "delete"
     DETACH = "detach"
     REMOVE = "remove"
@@ -46,6 +48,7 @@ class Container:
     signal: int = 0
     oom_killed: bool = False
     exited_at: float = 0.0
+    paused: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,6 +191,15 @@ class HealthResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PauseChanged:
+    """An operator had the container paused, or let it go on."""
+
+    uid: str
+    incarnation: int
+    paused: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tick:
     """Time has passed; due at `AgentCore.next_deadline()`."""
 
@@ -204,5 +216,6 @@ TaskEvent = (
     | RemainsRemoved
     | StepFailed
     | HealthResult
+    | PauseChanged
 )
 Event = Restored | AssignmentsReceived | Persisted | Published | PublishFailed | Tick | TaskEvent

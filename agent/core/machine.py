@@ -126,6 +126,7 @@ class TaskMachine(Ascent):
             address=container.address or self.status.address,
             restarting_until_at=0.0,
             incarnation=max(1, self.status.incarnation),
+            paused=container.paused,
         )
         self._enter(Phase.UP)
         if container.state is ContainerState.EXITED:
@@ -141,7 +142,8 @@ class TaskMachine(Ascent):
                 now,
             )
             return
-        self._watch_health(now, healthy=self.status.health is Health.HEALTHY)
+        if not container.paused:
+            self._watch_health(now, healthy=self.status.health is Health.HEALTHY)
         if self._wants_stop or self.status.state is TaskState.STOPPING:
             self._stop(now)
 
@@ -266,6 +268,20 @@ class TaskMachine(Ascent):
         ):
             self.health = checks.observe(self.health, check, now, passed=passed, message=message)
             self._judge_health(now)
+
+    def pause_changed(self, incarnation: int, paused: bool, now: float) -> None:
+        """Its processes were stopped where they are, or go on. A stopped one gets no traffic and
+        is not probed; what its health was, it is when it goes on."""
+        if self.phase is not Phase.UP or incarnation != self.status.incarnation:
+            if paused:
+                self._unpause()  # it is on its way down, and is to hear its signal
+            return
+        if paused == self.status.paused:
+            return
+        self._set(paused=paused)
+        self.health = None
+        if not paused:
+            self._watch_health(now, healthy=self.status.health is Health.HEALTHY)
 
     def step_failed(
         self, step: Step, incarnation: int, message: str, retryable: bool, now: float

@@ -16,6 +16,7 @@ from agent.runtime import bundle as bundles
 from agent.runtime import cgroups, kill, options, parse, preloaded
 from agent.runtime import create as creation
 from agent.runtime import exec as execution
+from agent.runtime import pause as pausing
 from agent.runtime import start as starting
 from agent.runtime.cgroups import Cgroup, Kind
 from agent.runtime.cgroups.hierarchy import remove
@@ -37,7 +38,10 @@ __all__ = [
     "kill_all",
     "leave",
     "oom_killed",
+    "pause",
+    "paused",
     "preload",
+    "unpause",
     "rehearse",
     "start",
 ]
@@ -141,6 +145,22 @@ def kill_all(directory: str) -> None:
     """SIGKILL for every process in the container's cgroup, if there is one."""
     if (cgroup := _cgroup(directory)) is not None:
         kill.kill_all(cgroup)
+
+
+def pause(directory: str) -> None:
+    """Stop every process of the container where it is; returns once all have stopped. Raises
+    Failure, OSError."""
+    pausing.pause(_state(directory))
+
+
+def unpause(directory: str) -> None:
+    """Let a paused container go on. Raises Failure, OSError."""
+    pausing.resume(_state(directory))
+
+
+def paused(directory: str) -> bool:
+    """Whether the container is paused."""
+    return pausing.paused(_state(directory).cgroup)
 
 
 def oom_killed(directory: str) -> bool:

@@ -63,6 +63,7 @@ class Adopted:
     state: State
     pid: int = 0
     exited: Exited | None = None
+    paused: bool = False
 
 
 @dataclass(slots=True)
@@ -160,8 +161,34 @@ class Shims:
         await self._channel(uid).request("signal", signal=signal)
 
     async def kill(self, uid: str) -> None:
-        """SIGKILL for every process of the container."""
-        await self._channel(uid).request("kill", deadline_s=KILL_DEADLINE_S)
+        """SIGKILL for every process of the container. ShimError(gone) where it had ended."""
+        ended = self._task(uid).ended.is_set()
+        try:
+            await self._channel(uid).request("kill", deadline_s=KILL_DEADLINE_S)
+        except ShimError as error:
+            # The shim may have told of the end before it was there to answer.
+            if error.reason != "gone" or ended:
+                raise
+
+    async def pause(self, uid: str) -> None:
+        """Stop all processes of the container where they are. ShimError where it does not run, or
+        cannot be stopped in time; then they go on."""
+        await self._freezer(uid, container.pause)
+
+    async def unpause(self, uid: str) -> None:
+        """Let a paused container go on; one that is not paused just goes on."""
+        await self._freezer(uid, container.unpause)
+
+    async def _freezer(self, uid: str, act: Callable[[str], None]) -> None:
+        task = self._task(uid)
+        if task.ended.is_set():
+            raise ShimError("state", "the container has ended")
+        try:
+            await asyncio.to_thread(act, str(task.directory))
+        except container.Failure as error:
+            raise ShimError("container", str(error)) from error
+        except FileNotFoundError as error:
+            raise ShimError("state", "the container has ended") from error
 
     async def fence(self, uid: str, at_boottime_ns: int | None) -> None:
         """Kill the container at that CLOCK_BOOTTIME, whether an agent lives or not, unless
@@ -263,7 +290,9 @@ class Shims:
             await task.channel.close()
             self._tasks.pop(uid, None)
             raise
-        return Adopted(uid=uid, state=State(answer["state"]), pid=answer["pid"])
+        state = State(answer["state"])
+        paused = state is State.RUNNING and container.paused(str(directory))
+        return Adopted(uid=uid, state=state, pid=answer["pid"], paused=paused)
 
     def _attach(
         self,

@@ -95,7 +95,8 @@ def task_state(view: Any, now: float) -> str:
     """The state's word, with what the agent waits for."""
     if view.status.restarting_until_at:
         return f"restarting in {span(view.status.restarting_until_at - now)}"
-    return word(view, "state")
+    state = word(view, "state")
+    return "paused" if view.status.paused and state == "running" else state
 
 
 def _exit(seen: Any) -> str:

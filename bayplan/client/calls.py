@@ -19,7 +19,9 @@ from bayplan.wire._pb.bayplan.v1.planning_pb2_grpc import PlanningStub
 PATIENCE_S: Final = 15.0
 RETRY_S: Final = 0.25
 
-NOT_REPEATABLE: Final = frozenset({"Restart", "Rollback", "SteerRollout", "RunCron", "CreateToken"})
+NOT_REPEATABLE: Final = frozenset(
+    {"Restart", "Rollback", "SteerRollout", "RunCron", "CreateToken", "SignalTask"}
+)
 """Calls that do something again when sent twice: repeated only where the first try was certainly
 not carried out."""
 

@@ -144,6 +144,20 @@ class Client(PlanningCalls):
         request = control.ServiceRequest(namespace=namespace, service=cron)
         return await self._change("RunCron", request)
 
+    async def signal_task(self, namespace: str, task: str, signal: str) -> control.ChangeResponse:
+        """A signal to the first process of a task's container."""
+        request = control.SignalTaskRequest(namespace=namespace, task=task, signal=signal)
+        return await self._change("SignalTask", request)
+
+    async def pause_task(self, namespace: str, task: str) -> control.ChangeResponse:
+        """Stop a task's processes where they are."""
+        request = control.TaskRequest(namespace=namespace, task=task)
+        return await self._change("PauseTask", request)
+
+    async def unpause_task(self, namespace: str, task: str) -> control.ChangeResponse:
+        request = control.TaskRequest(namespace=namespace, task=task)
+        return await self._change("UnpauseTask", request)
+
     async def delete_secret(self, namespace: str, secret: str) -> control.ChangeResponse:
         request = control.SecretRequest(namespace=namespace, secret=secret)
         return await self._change("DeleteSecret", request)

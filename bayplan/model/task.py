@@ -117,7 +117,8 @@ class TaskStatus:
     `incarnation` counts runs of the container (1 for the first); `restarting_until_at` is set
     while the agent waits before the next one; `reason` is a stable word (`exit`, `oom`,
     `unhealthy`, `image`, `rejected`, …), `message` one sentence for people.
-    `observed_at` is the host's clock, `received_at` the controller's.
+    `observed_at` is the host's clock, `received_at` the controller's. `paused`: an operator stopped
+    its processes where they are.
     """
 
     namespace: str
@@ -138,12 +139,14 @@ class TaskStatus:
     finished_at: float = 0.0
     observed_at: float = 0.0
     received_at: float = 0.0
+    paused: bool = False
 
     @property
     def serving(self) -> bool:
         """True where the task runs and, if it has a health check, passes it."""
         return (
             self.state is TaskState.RUNNING
+            and not self.paused
             and not self.restarting_until_at
             and self.health in (Health.NONE, Health.HEALTHY)
         )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from controller.server.orders import Orders
 from controller.server.parts import Parts
 from controller.server.reads import Reads
 from controller.server.streams import Streams
 from controller.server.writes import Writes
 
 
-class Control(Reads, Writes, Streams):
+class Control(Reads, Writes, Orders, Streams):
     """Every call of `bayplan.v1.Control`."""
 
     def __init__(self, parts: Parts) -> None:

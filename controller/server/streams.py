@@ -10,7 +10,7 @@ from typing import Any, Final
 import structlog
 
 from bayplan.model.errors import BayplanError, Conflict, InvalidSpec, NotFound
-from bayplan.model.task import Task, TaskState
+from bayplan.model.task import Task
 from bayplan.wire._pb.bayplan.v1 import dispatcher_pb2 as dispatcher
 from bayplan.wire._pb.bayplan.v1.control_pb2_grpc import ControlServicer
 from bayplan.wire.acceptance import accept
@@ -18,9 +18,10 @@ from controller.server import kinds
 from controller.server.auth import CALLER
 from controller.server.intent import find_service
 from controller.server.ordering import Lane, Ordered
+from controller.server.orders import running_task
 from controller.server.parts import Parts
 from controller.server.tunnels import Frame, Tunnel, TunnelEnded
-from controller.server.views.tasks import present, status_of, task_state
+from controller.server.views.tasks import present, status_of
 from controller.store.base import Tables
 
 log = structlog.get_logger(__name__)
@@ -187,19 +188,11 @@ def _exec_task(tables: Tables, start: dispatcher.ExecStart) -> Task:
     """The running task to exec in. Raises NotFound, Conflict, InvalidSpec."""
     if not start.command:
         raise InvalidSpec("exec needs a command, e.g. `bay exec web.0.1 -- sh`")
-    stored = tables.tasks.get((start.namespace, start.task))
-    if stored is None:
-        raise NotFound(
-            f"there is no task {start.task} in namespace {start.namespace}",
-            hint="`bay get SERVICE` lists a service's tasks",
-        )
-    state = task_state(stored.value, status_of(tables, stored.value))
-    if state is not TaskState.RUNNING:
-        raise Conflict(
-            f"task {start.task} is {state}, not running",
-            hint="`bay describe SERVICE` shows which tasks run",
-        )
-    return stored.value
+    task = running_task(tables, start.namespace, start.task)
+    status = status_of(tables, task)
+    if status is not None and status.paused:
+        raise Conflict(f"task {start.task} is paused", hint=f"`bay unpause {start.task}` first")
+    return task
 
 
 class Streams(ControlServicer):

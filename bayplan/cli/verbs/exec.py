@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bayplan.cli.completing import complete_task
+from bayplan.cli.naming import running_task
 from bayplan.cli.settings import Settings, verb
-from bayplan.model.errors import Failed, InvalidSpec, NotFound, Unavailable
+from bayplan.model.errors import Failed, InvalidSpec, Unavailable
 
 if TYPE_CHECKING:
     from bayplan.client import Client
@@ -73,7 +74,7 @@ def command(
 
 
 async def _exec(client: Client, settings: Settings, name: str, start: Any) -> int:
-    start.task = await _task(client, settings, name)
+    start.task = await running_task(client, settings.in_namespace(), name)
     queue: asyncio.Queue[Any] = asyncio.Queue(INPUTS_MAX)
     loop = asyncio.get_running_loop()
     from bayplan.wire._pb.bayplan.v1 import dispatcher_pb2 as pb
@@ -96,21 +97,6 @@ async def _exec(client: Client, settings: Settings, name: str, start: Any) -> in
             if reader is not None:
                 reader.cancel()
                 await asyncio.gather(reader, return_exceptions=True)
-
-
-async def _task(client: Client, settings: Settings, name: str) -> str:
-    from bayplan.cli.render import word
-    from bayplan.cli.verbs.describe import TASK_NAME
-    from bayplan.cli.views import task_name
-
-    if TASK_NAME.fullmatch(name):
-        return name
-    view = await client.get_service(settings.in_namespace(), name)
-    running = [t for t in view.tasks if word(t, "state") == "running"]
-    running.sort(key=lambda t: word(t.status, "health") not in ("none", "healthy"))
-    if not running:
-        raise NotFound(f"no task of {name} runs", hint=f"look with bay describe {name}")
-    return task_name(running[0].task)
 
 
 async def _inputs(start: Any, queue: asyncio.Queue[Any]) -> AsyncIterator[Any]:

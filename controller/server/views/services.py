@@ -156,7 +156,7 @@ def _troubled(tables: Tables, tasks: Iterable[Task]) -> bool:
             continue
         if status.incarnation > 1 or status.restarting_until_at:
             return True
-        if status.health is Health.UNHEALTHY:
+        if status.paused or status.health is Health.UNHEALTHY:
             return True
     return False
 

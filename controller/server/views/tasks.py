@@ -112,6 +112,8 @@ def why(tables: Tables, task: Task, reasons: Reasons, now: float) -> str:
         return ended(status)
     if silent(tables, task):
         return f"node {task.node} is not heard from; this is what it last said"
+    if status.paused:
+        return f"paused; `bay unpause {task.name}` lets it go on"
     if status.health is Health.UNHEALTHY:
         return status.message or "its health check fails"
     return status.message

@@ -236,3 +236,41 @@ async def test_a_burst_leaves_few_spares(shims: Shims, bundle: MakeBundle, state
     assert spares() >= 10
     await asyncio.gather(*(shims.delete(f"b{number}") for number in range(10)))
     await eventually(lambda: spares() <= 4)
+
+
+TICKER = ("sh", "-c", "while :; do echo tick; sleep 0.02; done")
+
+
+async def test_a_pause_stops_everything_and_survives_the_agent(
+    shims: Shims, bundle: MakeBundle, state: Path
+) -> None:
+    """Nothing is written while it lasts; another agent sees it, and lets the container go on."""
+    await start(shims, bundle, "p", *TICKER)
+    await eventually_logs(state, 1)
+    await shims.pause("p")
+    before = len(await log(state, "p"))
+    await asyncio.sleep(0.3)
+    assert len(await log(state, "p")) <= before + 1  # what was in the pipe
+    other = Shims(state)
+    (adopted,) = await other.adopt()
+    assert (adopted.state, adopted.paused) == (State.RUNNING, True)
+    before = len(await log(state, "p"))
+    await other.unpause("p")
+    await eventually_logs(state, before + 2)
+    await other.close()
+
+
+async def test_a_paused_container_can_be_killed(shims: Shims, bundle: MakeBundle) -> None:
+    """By SIGKILL to its cgroup, with nobody who lets it go on."""
+    await start(shims, bundle, "p", *TICKER)
+    await shims.pause("p")
+    await shims.kill("p")
+    assert (await next_exit(shims)).signal == signal.SIGKILL
+    with pytest.raises(ShimError, match="has ended"):
+        await shims.pause("p")
+
+
+async def eventually_logs(state: Path, count: int) -> None:
+    async with asyncio.timeout(30):
+        while len(await log(state, "p")) < count:
+            await asyncio.sleep(0.02)

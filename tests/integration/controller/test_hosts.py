@@ -18,8 +18,10 @@ from grpc import aio
 from bayplan import client as clients
 from bayplan import pki
 from bayplan.client import CHANNEL_OPTIONS, Credentials
-from bayplan.model.errors import Conflict, PermissionDenied, Unavailable
+from bayplan.model.errors import Conflict, Failed, NotFound, PermissionDenied, Unavailable
+from bayplan.wire._pb.bayplan.v1 import control_pb2 as control
 from bayplan.wire._pb.bayplan.v1 import dispatcher_pb2 as pb
+from bayplan.wire._pb.bayplan.v1 import types_pb2
 from bayplan.wire._pb.bayplan.v1.control_pb2 import ApplyRequest
 from bayplan.wire._pb.bayplan.v1.control_pb2_grpc import ControlStub
 from tests.integration.controller.agents import Host, serve_logs
@@ -28,6 +30,7 @@ from tests.integration.controller.running import (
     a_node,
     a_node_token,
     a_service,
+    a_user,
     applying,
 )
 
@@ -151,6 +154,60 @@ async def test_followed_logs_go_on_through_a_rollout(own: Running) -> None:
         async with asyncio.timeout(10):
             while "node worker is not connected" not in (await anext(lines)).notice:
                 pass
+
+
+async def answer_order(host: Host, frame: pb.TunnelFrame) -> pb.TaskOrder:
+    """What the host was ordered, answered with the frame."""
+    asked = await host.asked.get()
+    async with host.tunnel(asked.tunnel) as call:
+        await call.write(frame)
+        await call.read()
+    return asked.order
+
+
+async def test_orders_reach_the_host_and_its_answer_the_operator(own: Running) -> None:
+    """A signal, a pause: done, refused with the host's words, or not known to an older agent; who
+    did it is an event. Only the role operator may."""
+    own.start()
+    credentials = await a_node(own, "worker")
+    viewer = await a_user(own, "vera", types_pb2.ROLE_VIEWER)
+    done = pb.TunnelFrame(order_done=pb.OrderDone())
+    async with (
+        Host("worker", own.addresses["control"], credentials) as host,
+        own.client() as client,
+        own.client(viewer) as reader,
+        asyncio.timeout(60),
+    ):
+        await client.apply(applying(a_service("told", replicas=1)))
+        await serving(client, "told", 1)
+        said, order = await asyncio.gather(
+            client.signal_task("default", "told.1.1", "usr1"), answer_order(host, done)
+        )
+        assert order.signal == "USR1"
+        assert [(c.name, c.effect) for c in said.changes] == [("told.1.1", "SIGUSR1 sent")]
+        _, order = await asyncio.gather(
+            client.pause_task("default", "told.1.1"), answer_order(host, done)
+        )
+        assert order.WhichOneof("order") == "pause"
+        assert order.pause
+        refused = pb.TunnelFrame(order_done=pb.OrderDone(error="it does not freeze"))
+        answering = asyncio.create_task(answer_order(host, refused))
+        with pytest.raises(Failed, match="it does not freeze"):
+            await client.unpause_task("default", "told.1.1")
+        assert not (await answering).pause
+        older = pb.TunnelFrame(exec_output=pb.ExecOutput(error="nothing to execute"))
+        answering = asyncio.create_task(answer_order(host, older))
+        with pytest.raises(Failed, match="agent of node worker is too old"):
+            await client.pause_task("default", "told.1.1")
+        await answering
+        with pytest.raises(PermissionDenied, match="needs the role operator"):
+            await reader.signal_task("default", "told.1.1", "KILL")
+        with pytest.raises(NotFound, match=r"there is no task told\.1\.9"):
+            await client.pause_task("default", "told.1.9")
+        events = client.list_events(control.ListEventsRequest(namespace="default", name="told.1.1"))
+        told = {(e.reason, e.message) async for e in events}
+        assert ("Signalled", "SIGUSR1 sent by admin") in told
+        assert ("Paused", "paused by admin") in told
 
 
 async def execute(client: clients.Client, host: Host, task: str) -> list[Any]:

@@ -430,3 +430,83 @@ def test_a_failed_create_is_a_failed_run() -> None:
         TaskState.REJECTED,
         "no such user: bob",
     )
+
+
+def paused(world: World, wanted: bool, incarnation: int = 1) -> None:
+    world.send(on.PauseChanged(uid="t1", incarnation=incarnation, paused=wanted))
+
+
+def test_a_paused_task_gets_no_traffic_and_no_probes() -> None:
+    """Its health waits, as long as it may take; it is what it was once the task goes on."""
+    world = World()
+    world.assign(an_assignment(publish=80, health=CHECK))
+    assert world.published() == {80: (("10.0.0.1", 80),)}
+    paused(world, True)
+    status = world.status()
+    assert (status.state, status.paused, status.serving) == (TaskState.RUNNING, True, False)
+    assert world.published() == {}
+    probes = world.names().count("Probe")
+    world.send(on.HealthResult(uid="t1", incarnation=1, healthy=False, message="late"))
+    world.advance(1000)
+    assert world.names().count("Probe") == probes
+    assert world.status().health is Health.HEALTHY
+    paused(world, False)
+    assert world.published() == {80: (("10.0.0.1", 80),)}
+    assert world.names().count("Probe") == probes + 1
+
+
+def test_a_stop_lets_a_paused_task_go_on_first() -> None:
+    """Else it could not hear its stop signal."""
+    world = World()
+    world.assign(an_assignment())
+    paused(world, True)
+    world.assign(an_assignment(desired=DesiredState.SHUTDOWN))
+    names = world.names()
+    assert names.index("Unpause") < names.index("Signal")
+    assert world.status().state is TaskState.SHUTDOWN
+    assert not world.status().paused
+
+
+def test_a_pause_that_comes_too_late_is_taken_back() -> None:
+    """The task has been told to stop while its processes were being paused."""
+    world = World()
+    world.answer[do.Signal] = lambda c: None
+    world.assign(an_assignment())
+    world.assign(an_assignment(desired=DesiredState.SHUTDOWN))
+    paused(world, True)
+    assert world.names()[-1] == "Unpause"
+    assert not world.status().paused
+
+
+def test_the_next_run_of_a_paused_task_is_not_paused() -> None:
+    """A kill ends a paused task like any other, and the restart policy decides."""
+    world = World()
+    world.assign(an_assignment())
+    paused(world, True)
+    world.exit(signal=9)
+    world.advance(1)
+    status = world.status()
+    assert (status.incarnation, status.paused, status.state) == (2, False, TaskState.RUNNING)
+    paused(world, True, incarnation=1)
+    assert not world.status().paused
+
+
+def test_a_pause_outlives_the_agent() -> None:
+    """What the kernel says counts, whatever was written down; and it goes on as before."""
+    world = World()
+    world.assign(an_assignment(health=CHECK))
+    before = world.status()
+    again = World()
+    again.send(
+        on.Restored(
+            assignments=(an_assignment(health=CHECK),),
+            statuses=(before,),
+            containers=(
+                on.Container(uid="t1", state=on.ContainerState.RUNNING, pid=101, paused=True),
+            ),
+        )
+    )
+    assert again.status().paused
+    assert "Probe" not in again.names()
+    paused(again, False)
+    assert "Probe" in again.names()

@@ -745,6 +745,51 @@ class ChangeResponse(message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
+class TaskRequest(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    TASK_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    task: builtins.str
+    def __init__(
+        self,
+        *,
+        namespace: builtins.str = ...,
+        task: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["namespace", b"namespace", "task", b"task"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class SignalTaskRequest(message.Message):
+    """`signal` is a name or a number: TERM, SIGTERM, 15, RTMIN+3."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    TASK_FIELD_NUMBER: builtins.int
+    SIGNAL_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    task: builtins.str
+    signal: builtins.str
+    def __init__(
+        self,
+        *,
+        namespace: builtins.str = ...,
+        task: builtins.str = ...,
+        signal: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["namespace", b"namespace", "signal", b"signal", "task", b"task"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
 class ServiceRequest(message.Message):
     DESCRIPTOR: descriptor.Descriptor
 

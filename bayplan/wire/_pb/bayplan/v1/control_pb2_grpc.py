@@ -177,6 +177,21 @@ class ControlStub:
                 request_serializer=bayplan_dot_v1_dot_control__pb2.TaintNodeRequest.SerializeToString,
                 response_deserializer=bayplan_dot_v1_dot_control__pb2.ChangeResponse.FromString,
                 _registered_method=True)
+        self.SignalTask = channel.unary_unary(
+                '/bayplan.v1.Control/SignalTask',
+                request_serializer=bayplan_dot_v1_dot_control__pb2.SignalTaskRequest.SerializeToString,
+                response_deserializer=bayplan_dot_v1_dot_control__pb2.ChangeResponse.FromString,
+                _registered_method=True)
+        self.PauseTask = channel.unary_unary(
+                '/bayplan.v1.Control/PauseTask',
+                request_serializer=bayplan_dot_v1_dot_control__pb2.TaskRequest.SerializeToString,
+                response_deserializer=bayplan_dot_v1_dot_control__pb2.ChangeResponse.FromString,
+                _registered_method=True)
+        self.UnpauseTask = channel.unary_unary(
+                '/bayplan.v1.Control/UnpauseTask',
+                request_serializer=bayplan_dot_v1_dot_control__pb2.TaskRequest.SerializeToString,
+                response_deserializer=bayplan_dot_v1_dot_control__pb2.ChangeResponse.FromString,
+                _registered_method=True)
         self.Exec = channel.stream_stream(
                 '/bayplan.v1.Control/Exec',
                 request_serializer=bayplan_dot_v1_dot_dispatcher__pb2.ExecInput.SerializeToString,
@@ -383,6 +398,25 @@ class ControlServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SignalTask(self, request, context):
+        """To the container of a task, now and once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PauseTask(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnpauseTask(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Exec(self, request_iterator, context):
         """the grant `exec`
         """
@@ -563,6 +597,21 @@ def add_ControlServicer_to_server(servicer, server):
             'TaintNode': grpc.unary_unary_rpc_method_handler(
                     servicer.TaintNode,
                     request_deserializer=bayplan_dot_v1_dot_control__pb2.TaintNodeRequest.FromString,
+                    response_serializer=bayplan_dot_v1_dot_control__pb2.ChangeResponse.SerializeToString,
+            ),
+            'SignalTask': grpc.unary_unary_rpc_method_handler(
+                    servicer.SignalTask,
+                    request_deserializer=bayplan_dot_v1_dot_control__pb2.SignalTaskRequest.FromString,
+                    response_serializer=bayplan_dot_v1_dot_control__pb2.ChangeResponse.SerializeToString,
+            ),
+            'PauseTask': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseTask,
+                    request_deserializer=bayplan_dot_v1_dot_control__pb2.TaskRequest.FromString,
+                    response_serializer=bayplan_dot_v1_dot_control__pb2.ChangeResponse.SerializeToString,
+            ),
+            'UnpauseTask': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnpauseTask,
+                    request_deserializer=bayplan_dot_v1_dot_control__pb2.TaskRequest.FromString,
                     response_serializer=bayplan_dot_v1_dot_control__pb2.ChangeResponse.SerializeToString,
             ),
             'Exec': grpc.stream_stream_rpc_method_handler(
@@ -1351,6 +1400,87 @@ class Control:
             target,
             '/bayplan.v1.Control/TaintNode',
             bayplan_dot_v1_dot_control__pb2.TaintNodeRequest.SerializeToString,
+            bayplan_dot_v1_dot_control__pb2.ChangeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SignalTask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bayplan.v1.Control/SignalTask',
+            bayplan_dot_v1_dot_control__pb2.SignalTaskRequest.SerializeToString,
+            bayplan_dot_v1_dot_control__pb2.ChangeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseTask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bayplan.v1.Control/PauseTask',
+            bayplan_dot_v1_dot_control__pb2.TaskRequest.SerializeToString,
+            bayplan_dot_v1_dot_control__pb2.ChangeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnpauseTask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bayplan.v1.Control/UnpauseTask',
+            bayplan_dot_v1_dot_control__pb2.TaskRequest.SerializeToString,
             bayplan_dot_v1_dot_control__pb2.ChangeResponse.FromString,
             options,
             channel_credentials,

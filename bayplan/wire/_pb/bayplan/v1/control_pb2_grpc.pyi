@@ -69,6 +69,10 @@ class ControlStub:
     Drain: _grpc.UnaryUnaryMultiCallable[_control_pb2.NodeRequest, _control_pb2.ChangeResponse]
     LabelNode: _grpc.UnaryUnaryMultiCallable[_control_pb2.LabelNodeRequest, _control_pb2.ChangeResponse]
     TaintNode: _grpc.UnaryUnaryMultiCallable[_control_pb2.TaintNodeRequest, _control_pb2.ChangeResponse]
+    SignalTask: _grpc.UnaryUnaryMultiCallable[_control_pb2.SignalTaskRequest, _control_pb2.ChangeResponse]
+    """To the container of a task, now and once."""
+    PauseTask: _grpc.UnaryUnaryMultiCallable[_control_pb2.TaskRequest, _control_pb2.ChangeResponse]
+    UnpauseTask: _grpc.UnaryUnaryMultiCallable[_control_pb2.TaskRequest, _control_pb2.ChangeResponse]
     Exec: _grpc.StreamStreamMultiCallable[_dispatcher_pb2.ExecInput, _dispatcher_pb2.ExecOutput]
     """the grant `exec`"""
     RemoveNode: _grpc.UnaryUnaryMultiCallable[_control_pb2.NodeRequest, _control_pb2.ChangeResponse]
@@ -113,6 +117,10 @@ class ControlAsyncStub(ControlStub):
     Drain: _aio.UnaryUnaryMultiCallable[_control_pb2.NodeRequest, _control_pb2.ChangeResponse]  # type: ignore[assignment]
     LabelNode: _aio.UnaryUnaryMultiCallable[_control_pb2.LabelNodeRequest, _control_pb2.ChangeResponse]  # type: ignore[assignment]
     TaintNode: _aio.UnaryUnaryMultiCallable[_control_pb2.TaintNodeRequest, _control_pb2.ChangeResponse]  # type: ignore[assignment]
+    SignalTask: _aio.UnaryUnaryMultiCallable[_control_pb2.SignalTaskRequest, _control_pb2.ChangeResponse]  # type: ignore[assignment]
+    """To the container of a task, now and once."""
+    PauseTask: _aio.UnaryUnaryMultiCallable[_control_pb2.TaskRequest, _control_pb2.ChangeResponse]  # type: ignore[assignment]
+    UnpauseTask: _aio.UnaryUnaryMultiCallable[_control_pb2.TaskRequest, _control_pb2.ChangeResponse]  # type: ignore[assignment]
     Exec: _aio.StreamStreamMultiCallable[_dispatcher_pb2.ExecInput, _dispatcher_pb2.ExecOutput]  # type: ignore[assignment]
     """the grant `exec`"""
     RemoveNode: _aio.UnaryUnaryMultiCallable[_control_pb2.NodeRequest, _control_pb2.ChangeResponse]  # type: ignore[assignment]
@@ -320,6 +328,28 @@ class ControlServicer(metaclass=_abc_1.ABCMeta):
     def TaintNode(
         self,
         request: _control_pb2.TaintNodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.ChangeResponse, _abc.Awaitable[_control_pb2.ChangeResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def SignalTask(
+        self,
+        request: _control_pb2.SignalTaskRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.ChangeResponse, _abc.Awaitable[_control_pb2.ChangeResponse]]:
+        """To the container of a task, now and once."""
+
+    @_abc_1.abstractmethod
+    def PauseTask(
+        self,
+        request: _control_pb2.TaskRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.ChangeResponse, _abc.Awaitable[_control_pb2.ChangeResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def UnpauseTask(
+        self,
+        request: _control_pb2.TaskRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.ChangeResponse, _abc.Awaitable[_control_pb2.ChangeResponse]]: ...
 

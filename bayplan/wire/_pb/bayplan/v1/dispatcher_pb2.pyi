@@ -517,29 +517,76 @@ class OpenTunnel(message.Message):
     TUNNEL_FIELD_NUMBER: builtins.int
     LOGS_FIELD_NUMBER: builtins.int
     EXEC_FIELD_NUMBER: builtins.int
+    ORDER_FIELD_NUMBER: builtins.int
     TASK_UID_FIELD_NUMBER: builtins.int
     tunnel: builtins.str
     task_uid: builtins.str
-    """For logs and exec alike: the task's uid on the host."""
+    """For logs, exec and orders alike: the task's uid on the host."""
     @builtins.property
     def logs(self) -> LogsRequest: ...
     @builtins.property
     def exec(self) -> ExecStart: ...
+    @builtins.property
+    def order(self) -> TaskOrder: ...
     def __init__(
         self,
         *,
         tunnel: builtins.str = ...,
         logs: LogsRequest | None = ...,
         exec: ExecStart | None = ...,
+        order: TaskOrder | None = ...,
         task_uid: builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["exec", b"exec", "logs", b"logs", "request", b"request"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["exec", b"exec", "logs", b"logs", "order", b"order", "request", b"request"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["exec", b"exec", "logs", b"logs", "request", b"request", "task_uid", b"task_uid", "tunnel", b"tunnel"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["exec", b"exec", "logs", b"logs", "order", b"order", "request", b"request", "task_uid", b"task_uid", "tunnel", b"tunnel"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_request: _TypeAlias = typing.Literal["logs", "exec"]  # noqa: Y015
+    _WhichOneofReturnType_request: _TypeAlias = typing.Literal["logs", "exec", "order"]  # noqa: Y015
     _WhichOneofArgType_request: _TypeAlias = typing.Literal["request", b"request"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_request) -> _WhichOneofReturnType_request | None: ...
+
+@typing.final
+class TaskOrder(message.Message):
+    """What an operator wants done to a task's container, now and once. `signal` is a name or a number."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    SIGNAL_FIELD_NUMBER: builtins.int
+    PAUSE_FIELD_NUMBER: builtins.int
+    signal: builtins.str
+    pause: builtins.bool
+    def __init__(
+        self,
+        *,
+        signal: builtins.str = ...,
+        pause: builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["order", b"order", "pause", b"pause", "signal", b"signal"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["order", b"order", "pause", b"pause", "signal", b"signal"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_order: _TypeAlias = typing.Literal["signal", "pause"]  # noqa: Y015
+    _WhichOneofArgType_order: _TypeAlias = typing.Literal["order", b"order"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_order) -> _WhichOneofReturnType_order | None: ...
+
+@typing.final
+class OrderDone(message.Message):
+    """The answer; an empty error: it is done. An agent that does not know orders does not send it."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ERROR_FIELD_NUMBER: builtins.int
+    error: builtins.str
+    def __init__(
+        self,
+        *,
+        error: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["error", b"error"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
 class LogsRequest(message.Message):
@@ -749,6 +796,7 @@ class TunnelFrame(message.Message):
     EXEC_INPUT_FIELD_NUMBER: builtins.int
     EXEC_OUTPUT_FIELD_NUMBER: builtins.int
     CLOSE_FIELD_NUMBER: builtins.int
+    ORDER_DONE_FIELD_NUMBER: builtins.int
     @builtins.property
     def hello(self) -> TunnelHello: ...
     @builtins.property
@@ -759,6 +807,8 @@ class TunnelFrame(message.Message):
     def exec_output(self) -> ExecOutput: ...
     @builtins.property
     def close(self) -> TunnelClose: ...
+    @builtins.property
+    def order_done(self) -> OrderDone: ...
     def __init__(
         self,
         *,
@@ -767,12 +817,13 @@ class TunnelFrame(message.Message):
         exec_input: ExecInput | None = ...,
         exec_output: ExecOutput | None = ...,
         close: TunnelClose | None = ...,
+        order_done: OrderDone | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["close", b"close", "exec_input", b"exec_input", "exec_output", b"exec_output", "frame", b"frame", "hello", b"hello", "logs", b"logs"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["close", b"close", "exec_input", b"exec_input", "exec_output", b"exec_output", "frame", b"frame", "hello", b"hello", "logs", b"logs", "order_done", b"order_done"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["close", b"close", "exec_input", b"exec_input", "exec_output", b"exec_output", "frame", b"frame", "hello", b"hello", "logs", b"logs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["close", b"close", "exec_input", b"exec_input", "exec_output", b"exec_output", "frame", b"frame", "hello", b"hello", "logs", b"logs", "order_done", b"order_done"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_frame: _TypeAlias = typing.Literal["hello", "logs", "exec_input", "exec_output", "close"]  # noqa: Y015
+    _WhichOneofReturnType_frame: _TypeAlias = typing.Literal["hello", "logs", "exec_input", "exec_output", "close", "order_done"]  # noqa: Y015
     _WhichOneofArgType_frame: _TypeAlias = typing.Literal["frame", b"frame"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_frame) -> _WhichOneofReturnType_frame | None: ...
 

@@ -1750,6 +1750,7 @@ class TaskStatus(message.Message):
     FINISHED_AT_FIELD_NUMBER: builtins.int
     OBSERVED_AT_FIELD_NUMBER: builtins.int
     RECEIVED_AT_FIELD_NUMBER: builtins.int
+    PAUSED_FIELD_NUMBER: builtins.int
     namespace: builtins.str
     task: builtins.str
     uid: builtins.str
@@ -1768,6 +1769,7 @@ class TaskStatus(message.Message):
     finished_at: builtins.float
     observed_at: builtins.float
     received_at: builtins.float
+    paused: builtins.bool
     def __init__(
         self,
         *,
@@ -1789,10 +1791,11 @@ class TaskStatus(message.Message):
         finished_at: builtins.float = ...,
         observed_at: builtins.float = ...,
         received_at: builtins.float = ...,
+        paused: builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["_exit_code", b"_exit_code", "exit_code", b"exit_code"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_exit_code", b"_exit_code", "address", b"address", "exit_code", b"exit_code", "finished_at", b"finished_at", "health", b"health", "incarnation", b"incarnation", "message", b"message", "namespace", b"namespace", "node", b"node", "observed_at", b"observed_at", "oom_killed", b"oom_killed", "pid", b"pid", "reason", b"reason", "received_at", b"received_at", "restarting_until_at", b"restarting_until_at", "started_at", b"started_at", "state", b"state", "task", b"task", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_exit_code", b"_exit_code", "address", b"address", "exit_code", b"exit_code", "finished_at", b"finished_at", "health", b"health", "incarnation", b"incarnation", "message", b"message", "namespace", b"namespace", "node", b"node", "observed_at", b"observed_at", "oom_killed", b"oom_killed", "paused", b"paused", "pid", b"pid", "reason", b"reason", "received_at", b"received_at", "restarting_until_at", b"restarting_until_at", "started_at", b"started_at", "state", b"state", "task", b"task", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__exit_code: _TypeAlias = typing.Literal["exit_code"]  # noqa: Y015
     _WhichOneofArgType__exit_code: _TypeAlias = typing.Literal["_exit_code", b"_exit_code"]  # noqa: Y015

@@ -1,0 +1,47 @@
+"""Which task an operator means: a whole name, a slot, or a service."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from bayplan.model.errors import NotFound
+
+if TYPE_CHECKING:
+    from bayplan.client import Client
+
+_SLOT = re.compile(r"(?P<service>[a-z0-9-]+)\.(?P<slot>[0-9]+)")
+
+
+async def running_task(
+    client: Client, namespace: str, name: str, *, of_service: bool = True
+) -> str:
+    """The name of the task: `web.1.2` as it is; `web.1` the one that runs in that slot; `web`
+    (with `of_service`) the first that serves. Raises NotFound."""
+    from bayplan.cli.render import word
+    from bayplan.cli.verbs.describe import TASK_NAME
+    from bayplan.cli.views import task_name
+
+    if TASK_NAME.fullmatch(name):
+        return name
+    slot = _SLOT.fullmatch(name)
+    if slot is None and not of_service:
+        raise NotFound(f'"{name}" is not the name of a task', hint="write e.g. web.1 or web.1.2")
+    service = slot["service"] if slot else name
+    view = await client.get_service(namespace, service)
+    running = [
+        t
+        for t in view.tasks
+        if word(t, "state") == "running" and (slot is None or t.task.slot == int(slot["slot"]))
+    ]
+    running.sort(key=lambda t: (_serves(t), t.task.attempt if slot else 0), reverse=True)
+    if not running:
+        raise NotFound(f"no task of {name} runs", hint=f"look with bay describe {service}")
+    return task_name(running[0].task)
+
+
+def _serves(view: object) -> bool:
+    from bayplan.cli.render import word
+
+    status = getattr(view, "status")  # noqa: B009  a message
+    return word(status, "health") in ("none", "healthy") and not status.paused

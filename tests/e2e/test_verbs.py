@@ -1,0 +1,53 @@
+"""Verbs on one task, of whichever host."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.e2e.rig import Rig, a_service, eventually
+
+pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(240)]
+
+TICKER = "[sh, -c, 'trap exit TERM; i=0; while true; do i=$((i+1)); echo tick $i; sleep 0.2; done']"
+
+
+def a_ticker(name: str) -> str:
+    return a_service(name, replicas="2", command=TICKER, ports="", health="", stop="{grace: 30s}")
+
+
+def test_pause_unpause_and_kill(cluster: Rig) -> None:
+    """A paused task does not serve and cannot be executed in; a kill ends also a paused one, and
+    its restart policy starts it again; a stop lets a paused one go on first."""
+    cluster.bay("apply", "-", stdin=a_ticker("tick"))
+    assert "paused" in cluster.bay("pause", "tick.1")
+    eventually("1 of 2 serves", lambda: cluster.service("tick")["replicas_ready"] == 1)
+    shown = cluster.bay("describe", "tick")
+    assert cluster.service("tick")["status"] == "degraded"
+    assert "paused; `bay unpause tick.1.1` lets it go on" in shown
+    refused = cluster.run("exec", "tick.1.1", "--", "true")
+    assert (refused.returncode, refused.stderr) == (
+        5,
+        "bay: task tick.1.1 is paused; `bay unpause tick.1.1` first\n",
+    )
+    cluster.bay("unpause", "tick.1")
+    cluster.ready("tick", 2)
+    cluster.bay("pause", "tick.1")
+    cluster.bay("kill", "tick.1", "tick.2.1")
+
+    def again() -> bool:
+        return [run[1] for run in cluster.runs("tick").values()] == [2, 2]
+
+    eventually("both run a second time", again)
+    cluster.ready("tick", 2)
+    cluster.bay("pause", "tick.1")
+    wrong = cluster.run("kill", "-s", "nonsense", "tick.1")
+    assert (wrong.returncode, wrong.stderr) == (
+        8,
+        'bay: "NONSENSE" is not a signal; like TERM, SIGUSR1 or 15\n',
+    )
+    cluster.bay("delete", "tick", timeout_s=25)  # less than its grace: it has heard its signal
+    events = json.loads(cluster.bay("events", "-o", "json"))
+    told = {e["reason"] for e in events if e["name"] == "tick.1.1"}
+    assert {"Paused", "Unpaused", "Signalled"} <= told
