@@ -76,7 +76,7 @@ class Remote:
             given = [fd for fd in (*stdio, cgroup_fd) if fd is not None and fd >= 0]
             descriptors.send(
                 self._orders,
-                _HEAD.pack(flags, mask) + _text(joins, time_offsets),
+                order(flags, mask) + _text(joins, time_offsets),
                 [theirs.fileno(), init.control.fileno(), blob, *given, *(fd for fd, _ in joins)],
             )
         finally:
@@ -96,6 +96,11 @@ class Remote:
         """Without a request sent before: the shim ends what it made."""
         if self.reply is not None:
             self.reply.close()
+
+
+def order(flags: int, mask: int) -> bytes:
+    """The head of an order; `mask`: a bit for each of stdio, and _CGROUP."""
+    return _HEAD.pack(flags, mask)
 
 
 def _text(

@@ -9,14 +9,11 @@ Nothing here touches the host: file systems are made that are mounted nowhere.
 
 from __future__ import annotations
 
-import _thread
 import contextlib
 import json
 import os
 import signal
 import socket
-import time
-from types import FunctionType
 from typing import NoReturn
 
 from agent.runtime import (
@@ -25,79 +22,44 @@ from agent.runtime import (
     execute,
     filesystems,
     handover,
-    init,
-    inside,
     masks,
     options,
     parse,
-    start,
 )
 from agent.runtime.cgroups import Cgroup
 from agent.runtime.failure import RuntimeFailure
 from agent.runtime.init import Init
 from agent.runtime.preloaded import Preloaded
 from agent.runtime.stdio import Stdio
-from agent.shim import cloning, container, log_writer, protocol, request, supervisor
+from agent.shim import cloning, container, protocol, request, supervisor
 from agent.syscalls import (
-    call,
     credentials,
     descriptors,
     mounts,
     namespaces,
-    paths,
     processes,
     seccomp,
     supervision,
 )
 
 # A function is rewritten at its eighth call, and its parts for what they see at the next.
-_TIMES = 12
-_THREAD_DEADLINE_S = 10.0
+TIMES = 12
 # By every interpreter, but not by what containers run.
 _IGNORED = (signal.SIGPIPE, signal.SIGXFSZ)
 
 
-# Whose functions a shim or an init goes through.
-_MODULES = (
-    supervisor, cloning, log_writer, protocol, request, supervision, processes, call, channel,
-    handover, init, execute, filesystems, inside, devices, masks, mounts, paths, descriptors,
-    credentials, namespaces, seccomp, start,
-)  # fmt: skip
-
-
-def gather() -> None:
-    """Move the code of what is rehearsed from all over the heap to one place: to call a function
-    is to count a reference to its code. In a thread, which malloc gives a heap of its own; it has
-    ended when this returns, since who forks must be alone."""
-    _thread.start_new_thread(_move, ())
-    deadline = time.monotonic() + _THREAD_DEADLINE_S
-    while len(os.listdir("/proc/self/task")) > 1:
-        if time.monotonic() > deadline:
-            raise RuntimeFailure("the thread that moves code does not end")
-        time.sleep(0.001)
-
-
-def _move() -> None:
-    scattered = []
-    for module in _MODULES:
-        for value in vars(module).values():
-            members = vars(value).values() if isinstance(value, type) else (value,)
-            for member in members:
-                if isinstance(member, FunctionType) and member.__module__ == module.__name__:
-                    scattered.append(member.__code__)  # else the next would take its place
-                    member.__code__ = member.__code__.replace()
-
-
-def rehearse(preloaded: Preloaded) -> None:
+def rehearse(preloaded: Preloaded, times: int = TIMES) -> None:
     """For the zygote, before it has children, handlers or descriptors of its own. OSError or
     RuntimeFailure where the host does not let us."""
     with contextlib.ExitStack() as opened:
-        for _ in range(_TIMES):
+        for _ in range(times):
             root = mounts.new_filesystem(b"tmpfs", [(b"mode", b"755")])
             opened.callback(os.close, root)
             _init(root, preloaded)
+            _spare(preloaded)
             _shim(root, preloaded)
     signal.set_wakeup_fd(-1)
+    supervision.become_subreaper(wanted=False)
 
 
 def _init(root: int, preloaded: Preloaded) -> None:
@@ -158,6 +120,26 @@ def _handed_over(preloaded: Preloaded) -> Init:
         control.close()
     os.close(blob)
     return arrived
+
+
+def _spare(preloaded: Preloaded) -> None:
+    """An order that is carried out but for what it orders: the process finds no Init and ends, the
+    creator gives up."""
+    supervisor.settle()
+    orders, spares = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    creator, reply = channel.pair()
+    ours, theirs = channel.pair()
+    notes, notify = os.pipe2(os.O_CLOEXEC)
+    blob = os.memfd_create("init", os.MFD_CLOEXEC)
+    with orders, spares, creator, reply, ours, theirs:
+        fds = [reply.fileno(), theirs.fileno(), blob, notify, notify]
+        descriptors.send(orders, cloning.order(0, 0b110), fds)
+        creator.shutdown(socket.SHUT_WR)
+        shim = supervisor.Shim(preloaded)
+        shim.begin(spares, notify)
+        shim.fall_asleep()
+    for fd in (notes, notify, blob):
+        os.close(fd)
 
 
 def _shim(root: int, preloaded: Preloaded) -> None:

@@ -14,7 +14,6 @@ init go on, which every container needs once:
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import select
@@ -60,8 +59,7 @@ def run(spares: socket.socket, notify: int, preloaded: Preloaded) -> None:
     record; then be a spare again, as long as nothing is left of the container. `notify` is told
     when this shim is a spare no more (its pid) and when it is one again (+pid)."""
     os.setsid()
-    supervision.become_subreaper()
-    supervision.set_name(b"bayplan-shim")
+    settle()
     for left in reversed(range(LIVES_MAX)):
         shim = Shim(preloaded)
         if not shim.begin(spares, notify):
@@ -74,6 +72,12 @@ def run(spares: socket.socket, notify: int, preloaded: Preloaded) -> None:
             os.write(notify, b"+%d" % os.getpid())
         except OSError:  # the zygote is gone, or too busy to count one more
             return
+
+
+def settle() -> None:
+    """What a shim is to the kernel."""
+    supervision.become_subreaper()
+    supervision.set_name(b"bayplan-shim")
 
 
 def _is_childless() -> bool:
@@ -130,6 +134,12 @@ class Shim:
         SIGCHLD does nothing here."""
         self._wake, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+
+    def fall_asleep(self) -> None:
+        """The reverse of wake_up."""
+        signal.set_wakeup_fd(-1)
+        os.close(self._wake)
+        os.close(self._wake_write)
 
     def take_over(self, pid: int, message: bytes, packed: bytes) -> None:
         """Look after the container's process from now on: what the creator says of it, and the
@@ -212,8 +222,10 @@ class Shim:
         """Let the held init go on; `_on_started` answers."""
         self._starting = identity
         self._epoll.register(self._control, select.EPOLLIN)
-        with contextlib.suppress(OSError):  # it has ended: the end of its channel says so
+        try:  # not contextlib.suppress, of which every shim would need pages
             os.write(self._control, channel.START)
+        except OSError:  # it has ended: the end of its channel says so
+            return
 
     def _on_started(self) -> None:
         """The channel to init has ended, with execve or after a message."""
@@ -225,8 +237,10 @@ class Shim:
             error = {"code": "container", "message": str(failure)}
             answer = json.dumps({"id": int(identity), "error": error}).encode()
         self._started(failed=failure is not None)
-        with contextlib.suppress(OSError):  # it may be gone; the stream does not block
+        try:
             os.write(self._agent, protocol.frame(protocol.CONTROL, answer))
+        except OSError:  # it may be gone; the stream does not block
+            return
 
     def _started(self, *, failed: bool) -> None:
         os.close(self._control)
@@ -279,12 +293,12 @@ class Shim:
 
     def release(self) -> None:
         """Close what is open, for a process that is to live on."""
-        signal.set_wakeup_fd(-1)
+        self.fall_asleep()
         os.dup2(self._own_errors, 2)
         self._epoll.close()
         for fd in (
-            self._wake, self._wake_write, self._stdout, self._stderr, self._timer, self._control,
-            self._own_errors, *self._connections,
+            self._stdout, self._stderr, self._timer, self._control, self._own_errors,
+            *self._connections,
         ):  # fmt: skip
             if fd >= 0:
                 os.close(fd)
@@ -313,7 +327,7 @@ class Shim:
 
     def _on_output(self, fd: int, stream: str) -> None:
         for _ in range(_READS_PER_TURN):
-            if not self._read(fd, stream):
+            if self._read(fd, stream) < _READ_BYTES:
                 return
 
     def _read(self, fd: int, stream: str) -> int:

@@ -27,7 +27,7 @@ import time
 from collections.abc import Callable
 from types import FrameType
 
-from agent.shim import container, creator, protocol, rehearsal, supervisor
+from agent.shim import container, creator, gathering, protocol, rehearsal, supervisor
 from agent.syscalls import descriptors as fds
 from agent.syscalls import processes, supervision
 
@@ -37,13 +37,15 @@ SPARES_MAX = 4
 CREATORS = 2
 _RESPAWN_DELAY_S = 0.1
 _LARGE_BYTES = 1 << 16
-# Of CPython's obmalloc.c.
-_PIECE_BYTES = (48, 512)
+# Of CPython's obmalloc.c; what has 32 bytes are integers.
+_PIECE_BYTES = (32, 512)
+_PIECE_BYTES_OF_BYTES = 48
 _POOL_BYTES = 16 * 1024
 _POOL_HEADER = 48
 _POOLS_MAX = 8
 _BYTES_HEADER = sys.getsizeof(b"")
-_filling: list[bytes] = []
+_INTEGER = 1 << 29
+_filling: list[bytes | int] = []
 # Of the living shims those that wait for an order; a shim's word may arrive after its end.
 _shims: set[int] = set()
 _waiting: set[int] = set()
@@ -56,9 +58,10 @@ def main(descriptor: int, cgroup: str = "") -> None:
     if cgroup:
         container.leave(cgroup)
     preloaded = container.preload()
-    _fill_up()
-    rehearsal.gather()
     try:
+        codes = gathering.called_by(lambda: rehearsal.rehearse(preloaded, 1))
+        _fill_up()
+        gathering.gather(codes)
         rehearsal.rehearse(preloaded)
     except (OSError, container.Failure) as error:  # all the same, only slower
         sys.stderr.write(f"cannot rehearse a container's start: {error}\n")
@@ -124,8 +127,9 @@ def _fill_up() -> None:
     fork lies side by side, in pages that nothing else is in. By sizes as pymalloc has them, up to
     the first piece of a new pool; a lost cause with another allocator."""
     for size in range(_PIECE_BYTES[0], _PIECE_BYTES[-1] + 1, 16):
-        for _ in range(_POOL_BYTES // size * _POOLS_MAX):
-            _filling.append(bytes(size - _BYTES_HEADER))
+        for number in range(_POOL_BYTES // size * _POOLS_MAX):
+            large = size >= _PIECE_BYTES_OF_BYTES
+            _filling.append(bytes(size - _BYTES_HEADER) if large else _INTEGER + number)
             if id(_filling[-1]) % _POOL_BYTES == _POOL_HEADER:
                 break
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import ctypes
 import os
 
+from agent.syscalls.call import call
+
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _PR_SET_DUMPABLE = 4
+_PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 _CLOCK_BOOTTIME = 7
 _TFD_TIMER_ABSTIME = 1
@@ -20,31 +23,19 @@ class _Itimerspec(ctypes.Structure):
     _fields_ = [("interval", _Timespec), ("value", _Timespec)]
 
 
-_PRCTL = _LIBC.prctl
-_PRCTL.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
-
-
-def _prctl(option: int, argument: int) -> None:
-    if _PRCTL(option, argument, 0, 0, 0) < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, f"prctl({option}): {os.strerror(code)}")
-
-
-def become_subreaper() -> None:
-    """Orphaned descendants become children of the caller, not of pid 1."""
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+def become_subreaper(*, wanted: bool = True) -> None:
+    """Orphaned descendants become children of the caller, not of pid 1; or no more."""
+    call("prctl", _PR_SET_CHILD_SUBREAPER, wanted)
 
 
 def set_dumpable(dumpable: bool) -> None:
     """Not dumpable: no core, and only root may look into /proc/PID or trace the caller."""
-    _prctl(_PR_SET_DUMPABLE, int(dumpable))
+    call("prctl", _PR_SET_DUMPABLE, int(dumpable))
 
 
 def set_name(name: bytes) -> None:
     """What ps calls the process; at most 15 bytes count (proc_pid_comm(5))."""
-    fd = os.open("/proc/self/comm", os.O_WRONLY | os.O_CLOEXEC)
-    os.write(fd, name)
-    os.close(fd)
+    call("prctl", _PR_SET_NAME, name)
 
 
 def boottime_timer() -> int:

@@ -57,12 +57,13 @@ async def test_cycles_leave_nothing(
 REHEARSAL = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[1])
-from agent.shim import container, rehearsal
+from agent.shim import container, gathering, rehearsal
 preloaded = container.preload()
 def seen():
     ignored = [n for n in signal.valid_signals() if signal.getsignal(n) == signal.SIG_IGN]
     return sorted(os.listdir("/proc/self/fd")), sorted(ignored), os.umask(0o22)
 before = seen()
+gathering.gather(gathering.called_by(lambda: rehearsal.rehearse(preloaded, 1)))
 rehearsal.rehearse(preloaded)
 assert seen() == before, (seen(), before)
 try:
