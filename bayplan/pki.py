@@ -392,9 +392,19 @@ class KeyEncryptionKey:
 
     @classmethod
     def load_or_make(cls, path: Path) -> KeyEncryptionKey:
-        """The key in `path` (base64, mode 0600); made and written where there is none."""
+        """The key in `path`; made and written where there is none."""
+        made = cls.load(path)
+        if made is None:
+            key = secrets.token_bytes(32)
+            write_private(path, base64.b64encode(key) + b"\n")
+            made = cls(key)
+        return made
+
+    @classmethod
+    def load(cls, path: Path) -> KeyEncryptionKey | None:
+        """The key in `path` (base64, mode 0600); None where there is none."""
         if not path.exists():
-            write_private(path, base64.b64encode(secrets.token_bytes(32)) + b"\n")
+            return None
         try:
             key = base64.b64decode(read_private(path), validate=False)
         except ValueError:

@@ -30,6 +30,8 @@ def main() -> int:
     logging.configure(config.log_level)
     # Read when grpc is imported: children are only ever executed, never forked to stay.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+    # What fails is said by us, a sentence each; gRPC's own lines would stand among the JSON.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     import uvloop
 
     from controller import app

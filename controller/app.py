@@ -11,10 +11,13 @@ It stops in the opposite order: it resigns first, so that another controller can
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
+import os
 import signal
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -27,7 +30,7 @@ from bayplan import pki
 from bayplan.clock import HostClock
 from bayplan.model import errors
 from bayplan.model.secret import SealedSecret
-from controller.config import Config
+from controller.config import Config, ConfigError
 from controller.leader import Election, Leader, Leadership
 from controller.metrics import Metrics
 from controller.reconcilers.leading import Leading
@@ -36,11 +39,12 @@ from controller.server.dispatcher import Dispatcher
 from controller.server.edge import Streams
 from controller.server.faces import Faces
 from controller.server.intent import secret_context
+from controller.server.listen import check_ports
 from controller.server.metered import MeteredStore
 from controller.server.parts import Parts
-from controller.server.trust import bootstrap, reissue_admin
+from controller.server.trust import CLUSTER_KEY, Trust, bootstrap, reissue_admin
 from controller.server.tunnels import Tunnels
-from controller.store.base import Deposed, Guard, StoreUnavailable
+from controller.store.base import Deposed, Guard, Store, StoreRefused, StoreUnavailable
 from controller.store.etcd.client import EtcdConfig
 from controller.store.etcd.managed import ManagedEtcd
 from controller.store.etcd.store import EtcdStore
@@ -116,19 +120,13 @@ class Controller:
 
     async def _start(self) -> None:
         config = self._config
-        make_state_directory(config.state_dir)
+        kek = load_kek(config.kek_file)
+        check_ports(config)
         async with AsyncExitStack() as stack:
-            kek = load_kek(config.kek_file)
+            stack.enter_context(state_directory(config.state_dir))
             etcd = await self._start_store(stack)
             store = MeteredStore(etcd, self._metrics)
-            trust = await bootstrap(
-                store,
-                kek,
-                admin_dir=config.state_dir / "admin",
-                subnet_pool=config.subnet_pool,
-                subnet_prefix=config.subnet_prefix,
-                now=time.time(),
-            )
+            trust, kek = await trusted(config, store, kek)
             if config.reissue_admin:
                 admin = config.state_dir / "admin"
                 await reissue_admin(store, trust, admin_dir=admin, now=time.time())
@@ -255,7 +253,10 @@ class Controller:
     def _not_ready(self, etcd: EtcdStore) -> str:
         if etcd.behind_reason:
             return f"the store does not answer: {etcd.behind_reason}"
-        return "" if self._seat.address else "no controller leads"
+        if self._seat.address:
+            return ""
+        reason = self._seat.election.reason if self._seat.election else ""
+        return ": ".join(filter(None, ("no controller leads", reason)))
 
     def _observe(self, parts: Parts) -> None:
         gauges.observe(self._metrics, parts.store.tables, self._why, self._clock.now())
@@ -271,27 +272,82 @@ class Controller:
             self._metrics.loop_lag.set(max(0.0, loop.time() - due))
 
 
-def make_state_directory(path: Path) -> None:
-    """Raises Unavailable."""
+@contextlib.contextmanager
+def state_directory(path: Path) -> Iterator[None]:
+    """Makes it where it is not there; one that was made for a start that came to nothing goes
+    again. Held for this process. Raises Unavailable, ConfigError where another one has it."""
+    fresh = not path.exists()
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        (path / "addresses.json").unlink(missing_ok=True)
+        fd = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise errors.Unavailable(
             f"cannot write to the state directory {path}: {error.strerror}",
             hint="choose another with --state-dir, or run as a user that may write there",
         ) from error
-
-
-def load_kek(path: Path) -> pki.KeyEncryptionKey:
-    """Raises Unavailable, PkiError."""
     try:
-        return pki.KeyEncryptionKey.load_or_make(path)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"another controller runs with state directory {path}",
+                hint="give each its own --state-dir",
+            ) from None
+        (path / "addresses.json").unlink(missing_ok=True)
+        yield
+    finally:
+        if fresh and [entry.name for entry in path.iterdir()] == ["lock"]:
+            (path / "lock").unlink()
+            path.rmdir()
+        os.close(fd)
+
+
+def load_kek(path: Path) -> pki.KeyEncryptionKey | None:
+    """None: there is none yet. Raises Unavailable, PkiError."""
+    try:
+        return pki.KeyEncryptionKey.load(path)
     except OSError as error:
-        raise errors.Unavailable(
-            f"cannot use the key-encryption key {path}: {error.strerror}",
-            hint="its directory must exist and be this user's (--kek-file)",
-        ) from error
+        raise _unusable(path, error) from error
+
+
+def _unusable(path: Path, error: OSError) -> errors.Unavailable:
+    return errors.Unavailable(
+        f"cannot use the key-encryption key {path}: {error.strerror}",
+        hint="its directory must exist and be this user's (--kek-file)",
+    )
+
+
+async def trusted(
+    config: Config, store: Store, kek: pki.KeyEncryptionKey | None
+) -> tuple[Trust, pki.KeyEncryptionKey]:
+    """The cluster's trust, and the key that opens it. A key is made with the cluster alone, and
+    does not stay where somebody else made the cluster meanwhile. Raises PkiError, Unavailable."""
+    made = kek is None
+    if kek is None:
+        if CLUSTER_KEY in store.tables.cluster:
+            raise pki.PkiError(
+                f"this cluster has a key-encryption key, and there is none in {config.kek_file}",
+                hint="copy kek.key there from the controller that made the cluster, or from a "
+                "backup (--kek-file)",
+            )
+        try:
+            kek = pki.KeyEncryptionKey.load_or_make(config.kek_file)
+        except OSError as error:
+            raise _unusable(config.kek_file, error) from error
+    try:
+        trust = await bootstrap(
+            store,
+            kek,
+            admin_dir=config.state_dir / "admin",
+            subnet_pool=config.subnet_pool,
+            subnet_prefix=config.subnet_prefix,
+            now=time.time(),
+        )
+    except (pki.PkiError, StoreRefused):
+        if made:
+            config.kek_file.unlink()
+        raise
+    return trust, kek
 
 
 def etcd_config(config: Config) -> EtcdConfig:

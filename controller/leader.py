@@ -120,6 +120,7 @@ class Election:
         self._ttl_s = self._least_s = ttl_s
         self._clock = clock
         self._term: Leadership | None = None
+        self.reason = ""  # why it cannot campaign; empty: it can
         self._left: Lead | None = None  # a term that is over, its lease not known to be
 
     @property
@@ -172,6 +173,7 @@ class Election:
                     self._left = None
                     sent = self._clock()
                 lead = await self._seat.take_lead(self._me.encode(), self._ttl_s)
+                self.reason = ""
                 if lead:
                     term = Leadership(lead, self._deadline(sent, self._ttl_s), self._clock)
                     if term.holds:
@@ -184,6 +186,7 @@ class Election:
                 await self._wait_vacant()
                 delay_s = 0.1
             except StoreUnavailable as error:
+                self.reason = str(error)
                 log.warning("cannot campaign", reason=str(error), retry_s=delay_s)
                 await asyncio.sleep(delay_s)
                 delay_s = min(RETRY_MAX_S, 2 * delay_s)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -22,6 +24,7 @@ from bayplan.wire._pb.bayplan.v1.planning_pb2_grpc import (
     PlanningServicer,
     add_PlanningServicer_to_server,
 )
+from controller.config import Config
 from controller.server.edge import Gate, JoinGate
 from controller.server.trust import ServerCertificate
 
@@ -47,6 +50,30 @@ OPTIONS: Final[list[tuple[str, Any]]] = [
 
 class CannotListen(Unavailable):
     code = "cannot_listen"
+
+
+def check_ports(config: Config) -> None:
+    """Raises CannotListen where one of the ports cannot be had, before anything is written."""
+    wanted = {
+        "--listen": config.listen,
+        "--join-listen": config.join_listen,
+        "--registry-listen": config.registry_listen,
+        "--web-listen": config.web_listen,
+    }
+    with contextlib.ExitStack() as opened:
+        for flag, where in wanted.items():
+            family = socket.AF_INET6 if ":" in where.host else socket.AF_INET
+            probe = opened.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            # As the servers themselves do, past connections that linger.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((where.host, where.port))
+                probe.listen()
+            except OSError as error:
+                raise CannotListen(
+                    f"cannot listen on {where} ({flag}): {error.strerror}",
+                    hint="another process has the port, or the address is not this host's",
+                ) from error
 
 
 @dataclass(frozen=True, slots=True)

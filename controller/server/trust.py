@@ -21,7 +21,7 @@ from bayplan import pki
 from bayplan.model.errors import Conflict
 from bayplan.model.identity import Cluster, Identity, Role
 from bayplan.pki import SERVER_NAME
-from controller.store.base import Kind, Put, Store
+from controller.store.base import Kind, Put, Store, StoreRefused
 
 CA_KEY_BELONGS_TO: Final = "cluster/cluster/ca_key"
 CLUSTER_KEY: Final = ("", "cluster")
@@ -121,6 +121,9 @@ async def bootstrap(
         while CLUSTER_KEY not in tables.cluster:
             tables = await store.wait_for(tables.revision + 1, BOOTSTRAP_S)
         return _open(tables.cluster[CLUSTER_KEY].value, kek)
+    except StoreRefused:
+        shutil.rmtree(admin_dir)  # nothing was made that they would open
+        raise
     await store.wait_for(revision, BOOTSTRAP_S)
     return Trust(cluster, authority)
 

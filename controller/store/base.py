@@ -39,6 +39,7 @@ __all__ = [
     "Require",
     "Seat",
     "Store",
+    "StoreRefused",
     "StoreUnavailable",
     "Stored",
     "Table",
@@ -67,6 +68,14 @@ class Deposed(Conflict):
 
 class StoreUnavailable(Unavailable):
     """The store did not answer in time. The write may or may not have happened: look again."""
+
+
+class StoreRefused(StoreUnavailable):
+    """The store answers, and does not want us: a certificate, a password, a right. While a
+    controller starts that is final, later it is tried again as any other failure is."""
+
+    code = "store_refused"
+    exit_code = 4
 
 
 class TooLarge(Conflict):

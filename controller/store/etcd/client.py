@@ -20,7 +20,7 @@ import grpc.aio
 
 from bayplan.model.errors import InvalidSpec
 from bayplan.wire._pb.etcd.rpc import rpc_pb2, rpc_pb2_grpc
-from controller.store.base import StoreUnavailable
+from controller.store.base import StoreRefused, StoreUnavailable
 
 CALL_TIMEOUT_S = 5.0
 SOLE_TIMEOUT_S = 20.0
@@ -149,6 +149,11 @@ def reason_of(error: grpc.aio.AioRpcError, endpoint: str) -> str:
     return f"etcd at {endpoint}: {error.details() or error.code().name.lower()}"
 
 
+def said(error: grpc.aio.AioRpcError) -> str:
+    """What etcd itself says, without its name before it."""
+    return (error.details() or error.code().name.lower()).removeprefix("etcdserver: ")
+
+
 def _token_refused(error: grpc.aio.AioRpcError) -> bool:
     """etcd's answers to a token that ran out, or that an older configuration gave. All are given
     before anything is executed."""
@@ -186,7 +191,8 @@ Call = Callable[[Connection, Metadata, float], Awaitable[T]]
 
 
 class EtcdClient:
-    """Endpoints with failover; every call has a deadline. Belongs to one event loop.
+    """Endpoints with failover; every call has a deadline. Belongs to one event loop. What etcd
+    refuses for who we are is StoreRefused, before anything is carried out.
 
     `failure` is the last call's that was not answered, for who waits and wants to say why.
     """
@@ -268,7 +274,17 @@ class EtcdClient:
             request = rpc_pb2.AuthenticateRequest(
                 name=self.config.user, password=self.config.password
             )
-            answer = await connection.auth.Authenticate(request, timeout=self.config.call_timeout_s)
+            try:
+                answer = await connection.auth.Authenticate(
+                    request, timeout=self.config.call_timeout_s
+                )
+            except grpc.aio.AioRpcError as error:
+                if error.code() in _ELSEWHERE:
+                    raise
+                raise StoreRefused(
+                    f"etcd at {connection.endpoint} refuses user {self.config.user}: {said(error)}",
+                    hint="check --etcd-user and --etcd-password-file",
+                ) from None
             self._token = answer.token
 
     async def once(self, call: Call[T], timeout_s: float | None = None) -> T:
@@ -302,8 +318,9 @@ class EtcdClient:
             share_s = max(0.5, remaining_s / len(self.config.endpoints))
             try:
                 return await self.once(call, min(share_s, max(0.05, remaining_s)))
-            except StoreUnavailable:
-                if time.monotonic() + RETRY_DELAY_S >= deadline:
+            except StoreUnavailable as error:
+                last = time.monotonic() + RETRY_DELAY_S >= deadline
+                if last or isinstance(error, StoreRefused):
                     raise
                 await asyncio.sleep(RETRY_DELAY_S)
 

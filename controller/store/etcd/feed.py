@@ -18,9 +18,9 @@ from bayplan.model.errors import BayplanError
 from bayplan.wire._pb.etcd.kv import kv_pb2
 from bayplan.wire._pb.etcd.rpc import rpc_pb2
 from controller.store import codec, keys
-from controller.store.base import Key, Kind, Stored, StoreUnavailable
+from controller.store.base import Key, Kind, Stored, StoreRefused, StoreUnavailable
 from controller.store.cache import Mirror, Update
-from controller.store.etcd.client import BACKOFF_MAX_S, EtcdClient, reason_of
+from controller.store.etcd.client import BACKOFF_MAX_S, EtcdClient, reason_of, said
 
 PAGE_KEYS_MAX = 2000
 BREATH_EVENTS = 500
@@ -53,6 +53,7 @@ class Feed:
         self._next_revision = 0
         self._progressed = False
         self.reason = "nothing was read from etcd yet"
+        self.refused: StoreRefused | None = None  # as `reason`, where etcd answers so
         self.holder = ""
         self.pages = 0  # listed so far: who waits for the first list sees it move
         self.complete = asyncio.Event()
@@ -62,6 +63,7 @@ class Feed:
         delay_s = 0.0
         while True:
             self._progressed = False
+            self.refused = None
             try:
                 if not self._next_revision:
                     await self._list()
@@ -73,6 +75,7 @@ class Feed:
                 continue
             except StoreUnavailable as error:
                 self.reason = str(error)
+                self.refused = error if isinstance(error, StoreRefused) else None
             except (codec.Undecodable, Rewound) as error:
                 self.reason = str(error)
                 self._mirror.end(self.reason)
@@ -80,7 +83,8 @@ class Feed:
                 raise
             again = not self._progressed and delay_s
             delay_s = min(BACKOFF_MAX_S, 2 * delay_s) if again else 0.05
-            log.warning("watch broken", reason=self.reason, retry_s=delay_s)
+            what = "watch broken" if self._next_revision else "cannot read the store"
+            log.warning(what, reason=self.reason, retry_s=delay_s)
             await asyncio.sleep(delay_s)
 
     async def _list(self) -> None:
@@ -118,7 +122,10 @@ class Feed:
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.OUT_OF_RANGE:  # compacted between two pages
                 raise Compacted from None
-            raise StoreUnavailable(f"etcd refused the list: {error.details()}") from None
+            raise StoreRefused(
+                f"etcd refused to list {keys.PREFIX}: {said(error)}",
+                hint="the controller's user needs a role with readwrite on that prefix",
+            ) from None
 
     async def _watch(self) -> None:
         """One watch stream, until it breaks."""

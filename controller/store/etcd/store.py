@@ -26,16 +26,20 @@ from controller.store.base import (
     Lead,
     Put,
     Require,
+    StoreRefused,
     StoreUnavailable,
     Tables,
     TooLarge,
     stale,
 )
 from controller.store.cache import Mirror
-from controller.store.etcd.client import EtcdClient, EtcdConfig
+from controller.store.etcd import diagnosis
+from controller.store.etcd.client import EtcdClient, EtcdConfig, said
 from controller.store.etcd.feed import Feed
 
 START_TIMEOUT_S = 60.0
+LOOK_S = 0.5
+"""How often a start that has not read the store yet looks at why."""
 MIRROR_TIMEOUT_S = 10.0
 """How long the mirror may take to reach a write of our own."""
 
@@ -81,35 +85,64 @@ class EtcdStore:
         self._mirror = Mirror()
         self._feed = Feed(self._client, self._mirror)
         self._feeding: asyncio.Task[None] | None = None
+        self._told = ""
 
     # Life
 
     async def start(self, timeout_s: float = START_TIMEOUT_S) -> None:
         """Returns once the mirror is complete. Raises StoreUnavailable where nothing comes for
-        `timeout_s`, Undecodable where what comes cannot be read."""
+        `timeout_s`, StoreRefused where every endpoint answers and wants none of us, Undecodable
+        where what comes cannot be read."""
         self._feeding = asyncio.create_task(self._feed.run(), name="etcd-feed")
         complete = asyncio.create_task(self._feed.complete.wait())
-        done: set[asyncio.Task[Any]] = set()
-        seen = -1
-        while not done and self._feed.pages > seen:  # a long list is no failure while it moves
-            seen = self._feed.pages
-            done, _ = await asyncio.wait(
-                {self._feeding, complete}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
+        try:
+            await self._read(complete, timeout_s)
+        except BaseException:
+            await self.close()
+            raise
+        finally:
+            complete.cancel()
+        if self._client.config.sole:
+            await self._evict()
+
+    async def _read(self, complete: asyncio.Task[Any], timeout_s: float) -> None:
+        """Until the first list is there, however long it moves. Raises as `start`."""
+        assert self._feeding is not None
+        deadline = time.monotonic() + timeout_s
+        seen = 0
+        while time.monotonic() < deadline:
+            await asyncio.wait(
+                {self._feeding, complete}, timeout=LOOK_S, return_when=asyncio.FIRST_COMPLETED
             )
-        complete.cancel()
-        if complete in done:
-            if self._client.config.sole:
-                await self._evict()
-            return
+            if complete.done():
+                return
+            if self._feeding.done():
+                self._feeding.result()
+            if self._feed.pages > seen:
+                seen, deadline = self._feed.pages, time.monotonic() + timeout_s
+            elif self._client.failure or self._feed.refused:
+                await self._give_up_where_refused()
         reason = self._client.failure or self._feed.reason
-        feeding = self._feeding
-        await self.close()
-        if feeding in done:
-            feeding.result()
         raise StoreUnavailable(
             f"the state could not be read from etcd within {timeout_s:g} s: {reason}",
             hint="check --etcd and that etcd runs",
         )
+
+    async def _give_up_where_refused(self) -> None:
+        """Raises StoreRefused where no endpoint is left that may yet take us."""
+        if self._feed.refused is not None:
+            raise self._feed.refused
+        config = self._client.config
+        refusals = [
+            await asyncio.to_thread(diagnosis.refusal, config, endpoint)
+            for endpoint in config.endpoints
+        ]
+        told = [refused for refused in refusals if refused is not None]
+        if len(told) == len(refusals):
+            raise told[0]
+        if told and str(told[0]) != self._told:
+            self._told = str(told[0])
+            log.warning("an endpoint of etcd refuses us", reason=self._told)
 
     async def _evict(self) -> None:
         """Whoever led before this process was its predecessor, and is dead."""
@@ -269,8 +302,13 @@ class EtcdStore:
         try:
             answer = await self._client.txn(request)
         except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.PERMISSION_DENIED:
+                raise StoreRefused(
+                    f"etcd refused to write below {keys.PREFIX}: {said(error)}",
+                    hint="the controller's user needs a role with readwrite on that prefix",
+                ) from None
             raise StoreUnavailable(
-                f"etcd refused a write: {error.details() or error.code().name}",
+                f"etcd refused a write: {said(error)}",
                 hint="see `etcdctl endpoint status` and the limits of etcd",
             ) from None
         outcome = _outcome(answer, probed)
