@@ -36,6 +36,7 @@ from agent.core.happenings import Happenings
 from agent.identity import Identity, IdentityStore
 from bayplan import pki
 from bayplan.client import (
+    CODE_KEY,
     CONNECT_S,
     GONE_KEY,
     LEADER_KEY,
@@ -45,6 +46,7 @@ from bayplan.client import (
     patient,
 )
 from bayplan.model.assignment import Assignment
+from bayplan.model.errors import NodeRemoved
 from bayplan.model.event import Event
 from bayplan.model.node import Node, NodeReport
 from bayplan.model.task import TaskState, TaskStatus
@@ -155,6 +157,7 @@ class Session:
         self._telling: asyncio.TimerHandle | None = None
         self._local_sequence = 0
         self._failures = 0
+        self._removed = False  # from the cluster, as its leader says
         self._met_slowly = 0  # of these, where the controller was there and took too long
         self.skew_s = 0.0  # how far this host's clock is ahead of the controller's
         self._gone: set[str] = set()  # controllers that did not answer when last tried
@@ -244,6 +247,8 @@ class Session:
                 if error.code() is grpc.StatusCode.UNAVAILABLE:
                     self._gone.add(address)
                 self._met_slowly += met_slowly(error)
+                if _code(error) == NodeRemoved.code and not self._removed:
+                    self._expelled(error.details() or "")
                 self._failed(address, error.details() or error.code().name)
                 turn += 1
             except (TimeoutError, OSError) as error:
@@ -252,6 +257,14 @@ class Session:
                 self._failed(address, str(error) or "no answer in time")
                 turn += 1
             await asyncio.sleep(delay)
+
+    def _expelled(self, reason: str) -> None:
+        """The cluster replaces elsewhere what runs here; left alone it would run twice for ever.
+        This host goes on asking, with whatever certificate it has by then."""
+        _log.error("this node was removed: its tasks end", error=reason)
+        self._removed = True
+        self._local_sequence += 1
+        self._callbacks.assignments(self._local_sequence, True, (), ())
 
     def _failed(self, address: str, reason: str) -> None:
         self._failures += 1
@@ -306,7 +319,13 @@ class Session:
         if first is None or first.WhichOneof("message") != "welcome":
             raise TimeoutError("the controller ended the session before it said welcome")
         welcome = first.welcome
+        if not 1 <= welcome.protocol <= PROTOCOL:
+            raise ConnectionError(
+                f"the controller speaks protocol {welcome.protocol}, this agent {PROTOCOL}; "
+                "upgrade the agent"
+            )
         self._failures = 0
+        self._removed = False
         self._met_slowly = max(0, self._met_slowly - 1)
         self._gone.discard(address)
         self._stream = _Stream(
@@ -531,6 +550,14 @@ async def _write(call: Any, message: pb.AgentMessage) -> None:
             await call.trailing_metadata(),
             details=await call.details(),
         ) from None
+
+
+def _code(error: aio.AioRpcError) -> str:
+    """The stable code of the failure; empty where no controller gave one."""
+    for key, value in error.trailing_metadata() or ():
+        if key == CODE_KEY:
+            return value.decode() if isinstance(value, bytes) else str(value)
+    return ""
 
 
 def _leader(error: aio.AioRpcError) -> str | None:

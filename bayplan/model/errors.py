@@ -38,6 +38,13 @@ class PermissionDenied(BayplanError):
     exit_code = 4
 
 
+class NodeRemoved(PermissionDenied):
+    """The node is none of the cluster's any more. Said by the leader alone, who knows all nodes:
+    its agent ends what it runs."""
+
+    code = "node_removed"
+
+
 class Conflict(BayplanError):
     """The world changed between the decision and the write, or the name is taken."""
 

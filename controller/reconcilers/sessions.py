@@ -23,7 +23,7 @@ from dataclasses import dataclass, field, replace
 from typing import assert_never
 
 from bayplan.model.errors import Conflict
-from bayplan.model.event import Event
+from bayplan.model.event import Event, Severity
 from bayplan.model.identity import Identity
 from bayplan.model.task import TaskStatus
 from controller.reconcilers.assignments import Fingerprint, OpenSecret, due, fill
@@ -151,9 +151,10 @@ class Sessions:
         stored = tables.nodes.get(("", node))
         if stored is None:
             reason = f"node {node} is not part of this cluster; join it with a new token"
-            return [Outgoing(session, EndSession("not_found", reason))]
+            return [Outgoing(session, EndSession("node_removed", reason))]
         if hello.protocol < 1:
             reason = f"protocol {hello.protocol} is not spoken here; upgrade the agent"
+            self._told.append(Told(node, _refused(node, reason, now), now))
             return [Outgoing(session, EndSession("invalid", reason))]
         out: list[Outgoing] = []
         older = self._of_node.get(node)
@@ -236,7 +237,7 @@ class Sessions:
                 del self._of_node[node]
                 self.heard.pop(node, None)
                 reason = f"node {node} was removed from the cluster"
-                out.append(Outgoing(session.id, EndSession("not_found", reason)))
+                out.append(Outgoing(session.id, EndSession("node_removed", reason)))
             elif session.sequence:
                 out.extend(self._difference(session))
         return out
@@ -346,3 +347,19 @@ class Sessions:
             removed_uids=tuple(removed),
         )
         return [Outgoing(session.id, message)]
+
+
+def _refused(node: str, reason: str, now: float) -> Event:
+    """Of an agent that is given no session: operators see why its node is not heard from."""
+    return Event(
+        namespace="",
+        id="",
+        kind="node",
+        name=node,
+        reason="AgentRefused",
+        message=reason,
+        severity=Severity.WARNING,
+        node=node,
+        first_at=now,
+        last_at=now,
+    )

@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Final
 
 from bayplan import pki
-from bayplan.model.errors import PermissionDenied
+from bayplan.model.errors import NodeRemoved, PermissionDenied
 from bayplan.model.identity import Identity, Role
 from bayplan.model.node import Node
 from controller.store.base import Tables
@@ -125,7 +125,8 @@ CALLER: ContextVar[Caller] = ContextVar("caller")
 
 
 def caller_of(peer: pki.PeerIdentity, tables: Tables) -> Caller:
-    """The caller as the store knows it now. Raises PermissionDenied: unknown, or revoked."""
+    """The caller as the store knows it now. Raises PermissionDenied: unknown, or revoked; of a
+    node without a record NodeRemoved, which is a leader's word only."""
     match peer.kind:
         case pki.Holder.OPERATOR:
             identity = tables.identities.get(("", peer.name))
@@ -139,7 +140,7 @@ def caller_of(peer: pki.PeerIdentity, tables: Tables) -> Caller:
         case pki.Holder.NODE:
             node = tables.nodes.get(("", peer.name))
             if node is None:
-                raise PermissionDenied(
+                raise NodeRemoved(
                     f"there is no node {peer.name} in this cluster: it was removed",
                     hint="join it again with a new token from `bay node token`",
                 )

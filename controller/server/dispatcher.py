@@ -48,8 +48,8 @@ def _gone(context: Any) -> frozenset[str]:
 
 def _ended(end: EndSession, leader: str) -> errors.BayplanError:
     match end.code:
-        case "not_found":
-            return errors.NotFound(end.reason)
+        case "node_removed":
+            return errors.NodeRemoved(end.reason)
         case "invalid":
             return errors.InvalidSpec(end.reason)
         case "conflict":

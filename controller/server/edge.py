@@ -251,7 +251,13 @@ class Gate(_Answering):
 
     def admit(self, method: str, context: Any) -> _Open:
         peer = peer_of(context)
-        caller = caller_of(peer, self._store.tables)
+        try:
+            caller = caller_of(peer, self._store.tables)
+        except errors.NodeRemoved as error:
+            if self._leadership.leads:
+                raise
+            # A follower may be behind, and not know of a node that has joined.
+            raise errors.PermissionDenied(error.message, hint=error.hint) from error
         try:
             rule = authorize(method, caller)
         except errors.PermissionDenied as error:

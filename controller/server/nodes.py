@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Final
 
 from bayplan.model.errors import Conflict, InvalidSpec, NotFound
-from bayplan.model.node import Node, Taint, TaintEffect
+from bayplan.model.node import Node, NodeState, Taint, TaintEffect
 from bayplan.model.task import Task
 from bayplan.wire._pb.bayplan.v1 import control_pb2 as control
 from controller.server.effects import plural
@@ -180,7 +180,13 @@ def remove(desk: Desk, name: str, force: bool) -> Outcome:
         changes.append(Delete(Kind.NODE_STATUS, key, None))
     effect = "its certificates are revoked"
     if here:
-        effect += f"; {plural(here, 'task')} are replaced elsewhere"
+        verb = "is" if here == 1 else "are"
+        effect += f"; {plural(here, 'task')} {verb} replaced elsewhere"
+        status = desk.tables.nodestatus.get(key)
+        if status is not None and status.value.state is NodeState.READY:
+            effect += ", and the agent ends what runs there"
+        else:
+            effect += "; what may run there ends when the agent is back and hears of it"
     change = control.Change(kind="Node", name=name, action="delete", effect=effect)
     return Outcome(tuple(changes), (change,))
 

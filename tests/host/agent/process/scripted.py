@@ -17,14 +17,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from grpc import aio, ssl_server_credentials
+from grpc import StatusCode, aio, ssl_server_credentials
 
 from agent.checkpoint import Checkpoint
 from agent.identity import IdentityStore
 from agent.images.content import Content
 from bayplan import pki
-from bayplan.client import SERVER_NAME
+from bayplan.client import CODE_KEY, SERVER_NAME
 from bayplan.model.assignment import Assignment
+from bayplan.model.errors import NodeRemoved
 from bayplan.model.event import Event
 from bayplan.model.node import Node
 from bayplan.model.service import Port, TaskTemplate
@@ -98,6 +99,7 @@ class Controller(DispatcherServicer):
         self.conditions: set[str] = set()
         self.goodbyes: list[pb.Goodbye] = []
         self.operators: list[str] = []
+        self.removed = False  # the node, from the cluster
         self.renewals = 0
         self.lifetime_s = pki.LEAF_LIFETIME_S
         self.tunnels: dict[str, tuple[asyncio.Queue[Any], asyncio.Queue[Any]]] = {}
@@ -125,8 +127,10 @@ class Controller(DispatcherServicer):
             await self._server.stop(0)
 
     async def Session(self, request_iterator: Any, context: Any) -> None:
+        await self._refuse_removed(context)
         await accept(context)
         async for message in request_iterator:
+            await self._refuse_removed(context)
             kind = message.WhichOneof("message")
             if kind == "hello":
                 self._context, self._sequence = context, 1
@@ -158,6 +162,12 @@ class Controller(DispatcherServicer):
                 self.goodbyes.append(message.goodbye)
             async with self._changed:
                 self._changed.notify_all()
+
+    async def _refuse_removed(self, context: Any) -> None:
+        if self.removed:
+            failure = ((CODE_KEY, NodeRemoved.code),)
+            said = "there is no node h1 in this cluster: it was removed"
+            await context.abort(StatusCode.PERMISSION_DENIED, said, trailing_metadata=failure)
 
     async def _write(self, context: Any, message: pb.ControllerMessage) -> None:
         """gRPC takes one message of a stream at a time."""

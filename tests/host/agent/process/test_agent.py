@@ -331,6 +331,28 @@ async def test_metrics_are_for_operators_and_pass_promtool(
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
+async def test_a_removed_node_ends_what_it_runs(controller: Controller, machine: Machine) -> None:
+    """Told by its controller that it is no node any more, it stops its tasks and forgets them, also
+    over a restart; and takes new ones once it is a node again."""
+    controller.assignments["t1"] = an_assignment()
+    machine.start()
+    status = await controller.until_state("t1", "running")
+    controller.removed = True
+
+    async def ended() -> None:
+        while Path(f"/proc/{status.pid}").exists():
+            await asyncio.sleep(0.05)
+
+    await asyncio.wait_for(ended(), 30 * PATIENCE)
+    assert await asyncio.to_thread(machine.stop) == 0
+    del controller.assignments["t1"]
+    controller.removed = False
+    controller.assignments["t2"] = an_assignment("t2")
+    machine.start()
+    await controller.until_state("t2", "running")
+    assert "t1" not in {s.uid for s in controller.hellos[-1].statuses}
+
+
 async def test_a_certificate_is_renewed_without_a_restart(
     controller: Controller, machine: Machine
 ) -> None:

@@ -118,12 +118,28 @@ def test_a_second_session_ends_the_first() -> None:
     assert leader.sessions.session_of("h1") == "s2"
 
 
+def test_an_agent_of_another_protocol_is_refused_and_people_see_why() -> None:
+    """Its stream ends with the reason, its node's events hold it, and it has no session."""
+    leader, _ = a_leader()
+    leader.sessions.on_closed("s-h1", "h1")
+    hello = AgentHello(protocol=0)
+    tables = leader.store.tables
+    (out,) = leader.sessions.on_hello("s9", "h1", hello, tables, leader.now)
+    assert out.message == EndSession("invalid", "protocol 0 is not spoken here; upgrade the agent")
+    assert leader.sessions.session_of("h1") == ""
+    leader.flush()
+    told = [s.value for s in leader.store.tables.events.values() if s.value.name == "h1"]
+    assert [(e.reason, e.message) for e in told if e.reason == "AgentRefused"] == [
+        ("AgentRefused", "protocol 0 is not spoken here; upgrade the agent")
+    ]
+
+
 def test_an_unknown_node_is_refused() -> None:
     """A certificate of a node that was removed opens no session."""
     leader, _ = a_leader()
     (out,) = leader.hello("h9")
     assert isinstance(out.message, EndSession)
-    assert out.message.code == "not_found"
+    assert out.message.code == "node_removed"
 
 
 def test_a_removed_node_loses_its_session() -> None:

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from bayplan.model.errors import InvalidSpec, NotFound
-from bayplan.model.node import Node, Taint, TaintEffect
+from bayplan.model.errors import Conflict, InvalidSpec, NotFound
+from bayplan.model.node import Node, NodeState, NodeStatus, Taint, TaintEffect
 from bayplan.model.service import DisruptionBudget, Mount, MountKind, Portion, UpdatePolicy
 from controller.server import nodes
 from controller.server.intent import Outcome
@@ -139,3 +139,20 @@ def test_wrong_taints_are_refused() -> None:
         tainted(a_cluster(), remove=("gpu",))
     with pytest.raises(InvalidSpec, match="is not a taint"):
         tainted(a_cluster(), Taint(key="no spaces"))
+
+
+@pytest.mark.parametrize(
+    ("state", "fate"),
+    [
+        (NodeState.READY, ", and the agent ends what runs there"),
+        (NodeState.LOST, "; what may run there ends when the agent is back and hears of it"),
+    ],
+)
+def test_a_removal_says_what_becomes_of_what_runs_there(state: NodeState, fate: str) -> None:
+    """At once where the agent is heard from, later where it is not."""
+    status = {("", "h1"): Stored(NodeStatus(name="h1", state=state), 6)}
+    tables = replace(a_cluster(), nodestatus=status)
+    with pytest.raises(Conflict, match="2 tasks still run on node h1"):
+        nodes.remove(a_desk(tables), "h1", False)
+    (said,) = nodes.remove(a_desk(tables), "h1", True).said
+    assert said.effect == f"its certificates are revoked; 2 tasks are replaced elsewhere{fate}"
