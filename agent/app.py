@@ -187,6 +187,7 @@ class Agent:
             tunnel=self._open_tunnel,
             connected=self._connected,
             renewed=self._renewed,
+            leased=lambda at: self._executor.submit(on.Leased(at=at)),
         )
         self._session = Session(
             self._identity,
@@ -499,6 +500,7 @@ def _container(adopted: Adopted) -> on.Container:
         oom_killed=exited.oom_killed if exited else False,
         exited_at=exited.at if exited else 0.0,
         paused=adopted.paused,
+        fenced=exited.reason == "fenced" if exited else False,
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -185,6 +186,7 @@ class Executor:
                     signal=exited.signal,
                     oom_killed=exited.oom_killed,
                     at=exited.at,
+                    fenced=exited.reason == "fenced",
                 )
             )
 
@@ -233,8 +235,10 @@ class Executor:
                 work = lambda: self._create(assignment, incarnation)  # noqa: E731
             case do.AttachNetwork(uid=uid, incarnation=incarnation):
                 step, work = Step.ATTACH, lambda: self._attach(command)
-            case do.RunContainer(uid=uid, incarnation=incarnation):
-                step, work = Step.RUN, lambda: self._run(uid, incarnation)
+            case do.RunContainer(uid=uid, incarnation=incarnation, fence_at=at):
+                step, work = Step.RUN, lambda: self._run(uid, incarnation, at)
+            case do.Fence(uid=uid, incarnation=incarnation, at=at):
+                step, work = Step.FENCE, lambda: self._fence(uid, at)
             case do.Signal(uid=uid, incarnation=incarnation):
                 step, work = Step.SIGNAL, lambda: self._signal(command)
             case do.Kill(uid=uid, incarnation=incarnation):
@@ -385,7 +389,14 @@ class Executor:
             uid=command.uid, incarnation=command.incarnation, address=attached.address
         )
 
-    async def _run(self, uid: str, incarnation: int) -> on.Event:
+    async def _fence(self, uid: str, at: float) -> None:
+        left_ns = int((at - self._clock()) * 1e9)
+        boottime_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        await self._parts.shims.fence(uid, max(1, boottime_ns + left_ns))
+
+    async def _run(self, uid: str, incarnation: int, fence_at: float) -> on.Event:
+        if fence_at:
+            await self._fence(uid, fence_at)
         await self._parts.shims.run(uid)
         return on.Started(uid=uid, incarnation=incarnation)
 

@@ -88,7 +88,8 @@ _log = structlog.get_logger(__name__)
 class Callbacks:
     """What a session asks and tells the rest of the agent. `assignments` is called with
     (sequence, complete, assignments, removed uids); sequences rise over the agent's life.
-    `operators`: the serials of the certificates that operators may use from now on."""
+    `operators`: the serials of the certificates that operators may use from now on. `leased`: the
+    leader counts on this host, and did when the heartbeat was sent that carried this time."""
 
     report: Callable[[], Awaitable[NodeReport]]
     statuses: Callable[[], tuple[TaskStatus, ...]]
@@ -99,6 +100,7 @@ class Callbacks:
     tunnel: Callable[[str, Identity, pb.OpenTunnel], None]
     connected: Callable[[str], None]
     renewed: Callable[[], None]
+    leased: Callable[[float], None]
 
 
 @dataclass(slots=True)
@@ -375,6 +377,8 @@ class Session:
                     await self._callbacks.node(from_pb(Node, message.welcome.node))
                 case "heartbeat":
                     self._measure_skew(message.heartbeat)
+                    if message.heartbeat.lease:
+                        self._callbacks.leased(message.heartbeat.sent_at)
                 case _:
                     pass  # something newer than this agent
 

@@ -217,6 +217,7 @@ class Controller:
             version=bayplan.__version__,
             policy=self._config.placement_policy,
             lost_after_s=self._config.lost_after_s,
+            leads=lambda: term.holds,
         )
         self._leading = leading
         self._dispatcher.lead(leading.hub)

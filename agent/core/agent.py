@@ -63,6 +63,8 @@ class AgentCore:
         self._sequence = 0
         self._complete_sequence = 0
         self._persisted_sequence = 0
+        self._fenced: dict[str, TaskMachine] = {}
+        self._contact_at = 0.0
 
     # -- what others may know ---------------------------------------------------------------
 
@@ -120,6 +122,8 @@ class AgentCore:
                 self._confirm(event, now)
             case on.PublishFailed(version=version):
                 self._publish_failed(version, now)
+            case on.Leased(at=at):
+                self._lease(at, now)
             case on.Tick():
                 self._tick(now)
             case _:
@@ -242,18 +246,34 @@ class AgentCore:
         machine.unpublished = lambda: (
             self._confirmed > self._held_by_version.get(uid, NEVER_PUBLISHED)
         )
-        machine.volume_writer = lambda: self._volume_writer(machine)
+        machine.predecessor = lambda: self._predecessor(machine)
         self._machines[uid] = machine
+        if machine.fenced:
+            self._fenced[uid] = machine
+            machine.lease(self._contact_at, self._contact_at)
         return machine
 
-    def _volume_writer(self, asking: TaskMachine) -> str:
-        """A slot's volume has one writer. The controller waits for the end of the task before, but
-        gives up one that it never saw start, which this host may have started since."""
-        slot = _slot(asking)
-        if all(mount.kind is not MountKind.VOLUME for mount in asking.assignment.template.mounts):
+    def _lease(self, at: float, now: float) -> None:
+        """`at` is this host's time, echoed by the leader."""
+        self._contact_at = max(self._contact_at, min(at, now))
+        for uid, machine in self._fenced.items():
+            machine.lease(self._contact_at, now)
+            self._touched[uid] = None
+
+    def _predecessor(self, asking: TaskMachine) -> str:
+        """A slot's volume has one writer, and a fenced slot one task, that of the newest epoch. The
+        controller waits for the end of the task before, but gives up one that it never saw start,
+        which this host may have started since."""
+        slot, template = _slot(asking), asking.assignment.template
+        volume = any(mount.kind is MountKind.VOLUME for mount in template.mounts)
+        if not (volume or asking.fenced):
             return ""
         for machine in self._machines.values():
-            if machine is not asking and machine.writes and _slot(machine) == slot:
+            if machine is asking or _slot(machine) != slot:
+                continue
+            newer = machine.assignment.task.epoch > asking.assignment.task.epoch
+            bars = machine.holds or (newer and not machine.finished)
+            if (volume and machine.writes) or (asking.fenced and machine.fenced and bars):
                 return machine.assignment.task.name
         return ""
 
@@ -419,6 +439,7 @@ class AgentCore:
 
     def _forget(self, uid: str, out: list[do.Command]) -> None:
         del self._machines[uid]
+        self._fenced.pop(uid, None)
         for table in (self._reported, self._held_by_version, self._due_of):
             table.pop(uid, None)
         self._withdrawing.discard(uid)

@@ -46,10 +46,20 @@ class AttachNetwork:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunContainer:
-    """→ Started."""
+    """→ Started. `fence_at`: when its shim is to end it (0: never), known to the shim before."""
 
     uid: str
     incarnation: int
+    fence_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fence:
+    """The container's shim is to end it at that time, and no longer when it was told before."""
+
+    uid: str
+    incarnation: int
+    at: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +183,7 @@ StepCommand = (
     | CreateContainer
     | AttachNetwork
     | RunContainer
+    | Fence
     | Signal
     | Kill
     | Unpause

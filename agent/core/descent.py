@@ -158,7 +158,7 @@ class Descent(Life):
     def _retry_later(self, phase: Phase, now: float) -> None:
         self._attempts += 1
         delay = self._timing.retry_min_s * 2.0 ** min(self._attempts - 1, 30)
-        if phase is Phase.DELETE_WAIT and self._attempts >= DELETE_ATTEMPTS_MAX:
+        if phase is Phase.DELETE_WAIT and self._attempts >= DELETE_ATTEMPTS_MAX and not self.fenced:
             # The container is dead or beyond us; the operator must see the task end all the same.
             self._enter(Phase.UNPUBLISH, now + self._timing.withdraw_max_s)
             self.published(now)

@@ -19,6 +19,7 @@ class Step(StrEnum):
     CREATE = "create"
     ATTACH = "attach"
     RUN = "run"
+    FENCE = "fence"
     SIGNAL = "signal"
     KILL = "kill"
     PAUSE = "pause"
@@ -49,6 +50,7 @@ class Container:
     oom_killed: bool = False
     exited_at: float = 0.0
     paused: bool = False
+    fenced: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +121,8 @@ class Started:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exited:
-    """The container's init ended. `signal` 0: it exited with `exit_code`."""
+    """The container's init ended. `signal` 0: it exited with `exit_code`. `fenced`: its shim ended
+    it, since its lease was over."""
 
     uid: str
     incarnation: int
@@ -127,6 +130,7 @@ class Exited:
     signal: int = 0
     oom_killed: bool = False
     at: float = 0.0
+    fenced: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,6 +204,14 @@ class PauseChanged:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Leased:
+    """The leader has answered the heartbeat sent `at`: fenced tasks may run for their leases from
+    then on."""
+
+    at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tick:
     """Time has passed; due at `AgentCore.next_deadline()`."""
 
@@ -218,4 +230,13 @@ TaskEvent = (
     | HealthResult
     | PauseChanged
 )
-Event = Restored | AssignmentsReceived | Persisted | Published | PublishFailed | Tick | TaskEvent
+Event = (
+    Restored
+    | AssignmentsReceived
+    | Persisted
+    | Published
+    | PublishFailed
+    | Leased
+    | Tick
+    | TaskEvent
+)

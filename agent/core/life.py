@@ -13,6 +13,7 @@ from agent.core.phases import HOLDING, Outcome, Phase
 from agent.core.restart import Backoff
 from bayplan.model.assignment import Assignment
 from bayplan.model.event import Event, Severity
+from bayplan.model.fencing import reserve_s
 from bayplan.model.service import MountKind, NetworkMode
 from bayplan.model.task import (
     FINAL,
@@ -58,7 +59,7 @@ class Life(ABC):
         self.health: checks.HealthState | None = None
         self.out: list[do.Command] = []
         self.unpublished: Callable[[], bool] = lambda: True
-        self.volume_writer: Callable[[], str] = lambda: ""
+        self.predecessor: Callable[[], str] = lambda: ""
         # The controller's set no longer holds it: once its remains are gone it is forgotten.
         self.dropped = False
         # Told to stop, and the controller does not know yet that it is out of the rules.
@@ -72,6 +73,9 @@ class Life(ABC):
         self._image_ready = False
         self._pid = 0
         self._up_since = 0.0
+        # When its lease is over, and when its shim was told to end it (0: never heard of a leader).
+        self._lease_until = 0.0
+        self._fence_at = 0.0
 
     @property
     def uid(self) -> str:
@@ -101,10 +105,15 @@ class Life(ABC):
         )
 
     @property
+    def holds(self) -> bool:
+        """True while there may be a process of it."""
+        return self.phase in HOLDING
+
+    @property
     def writes(self) -> bool:
         """True while a process of it may write to a volume."""
         kinds = {mount.kind for mount in self.assignment.template.mounts}
-        return MountKind.VOLUME in kinds and self.phase in HOLDING
+        return MountKind.VOLUME in kinds and self.holds
 
     @property
     def awaits_rules(self) -> bool:
@@ -115,8 +124,21 @@ class Life(ABC):
     def next_deadline(self) -> float | None:
         """When `tick` has something to do."""
         probe_at = self.health.probe_at if self.health and self.phase is Phase.UP else None
-        due = [t for t in (self.deadline, probe_at) if t is not None]
+        due = [t for t in (self.deadline, probe_at, self._lease_due) if t is not None]
         return min(due, default=None)
+
+    @property
+    def fenced(self) -> bool:
+        """True where it may run only while the leader is heard of."""
+        return self.assignment.template.fencing is not None
+
+    @property
+    def _lease_due(self) -> float | None:
+        """When it has to be told to stop; None: nothing runs, or is being stopped already."""
+        fencing = self.assignment.template.fencing
+        if fencing is None or not self._lease_until or self.phase not in (Phase.RUN, Phase.UP):
+            return None
+        return self._lease_until - reserve_s(fencing, self.assignment.template.stop)
 
     @property
     def _wants_stop(self) -> bool:

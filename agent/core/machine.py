@@ -42,7 +42,7 @@ class TaskMachine(Ascent):
     """One task. Its methods take the time and append to `out`; the caller publishes and reports.
 
     `unpublished` tells whether the kernel's balancing rules are known to hold no backend of it,
-    `volume_writer` which other task of its slot may still write to its volume (empty: none).
+    `predecessor` which other task of its slot has to end first (empty: none).
     """
 
     # -- the controller -----------------------------------------------------------------------
@@ -138,6 +138,7 @@ class TaskMachine(Ascent):
                     signal=container.signal,
                     oom_killed=container.oom_killed,
                     at=container.exited_at,
+                    fenced=container.fenced,
                 ),
                 now,
             )
@@ -234,8 +235,12 @@ class TaskMachine(Ascent):
         if self._outcome is None and not self._wants_stop and self.phase not in GOING_DOWN:
             reason, message = _describe(event, self.assignment)
             self._set(reason=reason, message=message)
-            self._backoff = after_run(policy, self._backoff, lasted_s=now - self._up_since)
-            self._after_failure(reason, message, failed=code != 0 or event.oom_killed)
+            if event.fenced:
+                self._tell(now, "Fenced", message)
+                self._after_fence(message)
+            else:
+                self._backoff = after_run(policy, self._backoff, lasted_s=now - self._up_since)
+                self._after_failure(reason, message, failed=code != 0 or event.oom_killed)
         self._clean(now)
 
     def deleted(self, incarnation: int, now: float) -> None:
@@ -316,6 +321,8 @@ class TaskMachine(Ascent):
                 self._tell(now, "StartFailed", message)
                 self._after_failure(step.value, message, failed=True)
             self._clean(now)
+        elif step is Step.FENCE:
+            self._fence_at = 0.0  # to be told again; until then the earlier deadline holds
         elif step is Step.RUN and self.phase in GOING_DOWN:
             self._clean(now)  # stopped while it was being started: there is nothing to signal
 
@@ -326,6 +333,9 @@ class TaskMachine(Ascent):
         health = self.health
         if self.phase is Phase.UP and health is not None and health.probe_at <= now:
             self._probe(now)
+        if self._lease_due is not None and self._lease_due <= now:
+            self._lease_over(now)
+            return
         if self.deadline is None or self.deadline > now:
             return
         match self.phase:
@@ -361,6 +371,8 @@ class TaskMachine(Ascent):
 
 def _describe(event: Exited, assignment: Assignment) -> tuple[str, str]:
     """Reason word and sentence for an exit nobody asked for."""
+    if event.fenced:
+        return "fenced", "ended by its shim: its lease was over"
     if event.oom_killed:
         limit = assignment.template.resources.memory_bytes
         shown = f" of {limit // (1024 * 1024)}MiB" if limit else ""

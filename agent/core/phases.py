@@ -16,6 +16,7 @@ class Phase(Enum):
     PULL_WAIT = "pull_wait"
     VOLUMES = "volumes"
     VOLUMES_WAIT = "volumes_wait"
+    LEASE_WAIT = "lease_wait"
     HELD = "held"
     CREATE = "create"
     ATTACH = "attach"

@@ -188,6 +188,14 @@ class StopPolicy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Fencing:
+    """Never two tasks of a slot at once: a host ends its task before it has not heard from the
+    leader for `lease_s`, and only well after that another one may start."""
+
+    lease_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceRequest:
     """Devices of one name on the task's node. `millis`: a multiple of 1000 for whole ones, which
     nobody else gets then, or less than 1000 for a share of a single one. `model` empty: any."""
@@ -221,6 +229,7 @@ class TaskTemplate:
     restart: RestartPolicy = field(default_factory=RestartPolicy)
     stop: StopPolicy = field(default_factory=StopPolicy)
     devices: tuple[DeviceRequest, ...] = ()
+    fencing: Fencing | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -84,7 +84,9 @@ class DeviceShare:
 class Task:
     """Desired: written by the controller alone. `node` empty: not placed yet. `uid` is derived
     from (service uid, slot, attempt) and names everything of the task on its host.
-    `pinned_node`: the only node it may go to (a daemon's)."""
+    `pinned_node`: the only node it may go to (a daemon's). `epoch`: of a fenced task (0: it is
+    not), higher than that of any task its slot had before; `given_up_at`: when the lease of one
+    whose node was removed is over for certain (0: that was not asked yet)."""
 
     namespace: str
     service: str
@@ -103,6 +105,7 @@ class Task:
     reason: str = ""
     devices: tuple[DeviceShare, ...] = ()
     pinned_node: str = ""
+    given_up_at: float = 0.0
 
     @property
     def name(self) -> str:

@@ -19,6 +19,7 @@ from bayplan.model.service import (
     DisruptionBudget,
     EnvVar,
     ExecCheck,
+    Fencing,
     HealthCheck,
     HttpCheck,
     Mount,
@@ -47,6 +48,7 @@ from bayplan.spec.fields import (
     DaemonFields,
     DaemonUpdateFields,
     DisruptionFields,
+    FencingFields,
     HealthFields,
     JobFields,
     MountFields,
@@ -78,6 +80,7 @@ def workload(fields: TaskFields, namespace: str) -> tuple[ServiceSpec, list[Prob
             update = _update(fields.update, fields.replicas, problems)
             spec = replace(
                 spec,
+                template=replace(spec.template, fencing=_fencing(fields.fencing)),
                 replicas=fields.replicas,
                 update=update,
                 disruption=_disruption(fields.disruption),
@@ -144,6 +147,10 @@ def _disruption(fields: DisruptionFields | None) -> DisruptionBudget | None:
         max_unavailable=_portion(fields.max_unavailable),
         min_available=_portion(fields.min_available),
     )
+
+
+def _fencing(fields: FencingFields | None) -> Fencing | None:
+    return None if fields is None else Fencing(**_given(lease_s=fields.lease))
 
 
 def _portion(text: str | None) -> Portion | None:

@@ -235,6 +235,14 @@ class StopFields(Fields):
     grace: Duration | None = Field(default=None, description="time until it is killed: 10s")
 
 
+class FencingFields(Fields):
+    """Never two tasks of a slot at once, also when a host is cut off."""
+
+    lease: Duration | None = Field(
+        default=None, description="a host that hears of no leader ends its task within this: 30s"
+    )
+
+
 class PreferFields(Fields):
     """A wish that never makes a task wait; short form: the expression."""
 
@@ -425,6 +433,9 @@ class ServiceFields(TaskFields):
     )
     node_loss_grace: Duration | None = Field(
         default=None, description="how long tasks of a lost node are waited for: 0s"
+    )
+    fencing: FencingFields | None = Field(
+        default=None, description="never two tasks of a slot at once, also when a host is cut off"
     )
 
 

@@ -155,6 +155,7 @@ def create(
     if version is None:
         generation = service.generation
     template_hash = version.value.template_hash if version else service.template_hash
+    spec = version.value.spec if version else service.spec
     task = Task(
         namespace=service.namespace,
         service=service.name,
@@ -168,6 +169,7 @@ def create(
         not_before_at=not_before_at,
         reason=reason,
         pinned_node=situation.pins.get(slot, ""),
+        epoch=attempt if spec.template.fencing is not None else 0,
     )
     return Put(Kind.TASK, task_key(task), task, 0)
 

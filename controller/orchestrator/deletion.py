@@ -13,11 +13,14 @@ def delete(situation: Situation) -> Decision:
     """Every task is told to leave nothing behind; once none is left, the records go together.
 
     A task on a lost node goes at once: if the node returns, its complete set of assignments does
-    not hold the task, and what is not in the set must not run.
+    not hold the task, and what is not in the set must not run. One that is fenced goes once its
+    lease is over: a service of the same name may be made then.
     """
     decision = Decision()
     for observed in situation.tasks:
-        if not observed.task.node or observed.final or situation.lost(observed):
+        fenced = situation.fencing(observed) is not None
+        lost = situation.gone(observed) if fenced else situation.lost(observed)
+        if not observed.task.node or observed.final or lost:
             decision.add(*drop(observed))
         elif observed.task.desired is not DesiredState.REMOVED:
             decision.add(desire(observed, DesiredState.REMOVED, "the service is deleted"))

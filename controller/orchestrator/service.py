@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from bayplan.model.event import Severity
+from bayplan.model.fencing import hold_s
 from bayplan.model.service import RolloutState
 from bayplan.model.task import DesiredState, TaskState
 from controller.orchestrator import blue_green, budget, deletion, gates, job, rollout
@@ -28,7 +29,7 @@ from controller.orchestrator.decision import (
 from controller.orchestrator.restart import backoff_s, refill, said
 from controller.orchestrator.rollout import Phase
 from controller.orchestrator.situation import WANTED, Observed, Situation, best
-from controller.tables import Change
+from controller.tables import Change, Kind, Put
 
 
 @dataclass(slots=True)
@@ -51,10 +52,26 @@ class _Slot:
 
 def decide(situation: Situation, now: float) -> Decision:
     """All that follows from the situation at `now`. Conflicting groups are decided again."""
+    removed = _removed(situation, now)
+    if removed.groups:
+        return removed  # what follows is decided from when these leases are over
     decision = _decide(situation, now)
     for at in situation.times:
         if at > now:
             decision.wake(at)
+    return decision
+
+
+def _removed(situation: Situation, now: float) -> Decision:
+    """Of fenced tasks whose node was removed nobody will tell when they end: their leases do."""
+    decision = Decision()
+    for observed in situation.tasks:
+        fencing, task = situation.fencing(observed), observed.task
+        known = task.given_up_at or not task.node or task.node in situation.nodes
+        if fencing is not None and not known and not observed.final:
+            reason = f"node {task.node} was removed"
+            last = replace(task, given_up_at=now + hold_s(fencing), reason=reason)
+            decision.add(Put(Kind.TASK, observed.key, last, observed.stored.mod_revision))
     return decision
 
 
@@ -219,6 +236,10 @@ def _refill(
     """An empty slot gets a task, unless it is done or has to wait for the old one's end."""
     alive = [o for o in slot.tasks if o.ending and o not in slot.lost]
     if alive and _waits_for_end(situation):
+        return ()
+    leased = max((o.task.given_up_at for o in slot.tasks), default=0.0)
+    if leased > now:  # a host of that name has joined anew and says that it runs nothing
+        decision.wake(leased)
         return ()
     service = situation.service.value
     last = slot.tasks[-1] if slot.tasks else None

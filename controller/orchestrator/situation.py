@@ -6,8 +6,10 @@ import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from bayplan.model.fencing import hold_s
 from bayplan.model.node import NodeState
 from bayplan.model.service import (
+    Fencing,
     MountKind,
     Rollout,
     Service,
@@ -101,7 +103,9 @@ class Situation:
     """One workload at one revision. `nodes` holds the nodes its tasks are on, if they exist.
     `misplaced`: uids of tasks whose node no longer fits `require`, with the reason. Of a daemon,
     `pins` says which node each wanted slot is for, and `held` which slots are left as they are,
-    since their node is lost. `run` is a job's; `now` the time it is looked at."""
+    since their node is lost. `run` is a job's; `now` the time it is looked at;
+    `unbroken_since_at` since when this controller has led, and its clock gone evenly: leases are
+    counted from no earlier."""
 
     service: Stored[Service]
     versions: Mapping[int, Stored[ServiceVersion]] = field(default_factory=dict)
@@ -114,6 +118,7 @@ class Situation:
     held: frozenset[int] = frozenset()
     run: Stored[Run] | None = None
     now: float = math.inf
+    unbroken_since_at: float = 0.0
 
     @property
     def daemon(self) -> bool:
@@ -160,9 +165,28 @@ class Situation:
         """When a task on a lost node is not waited for any longer; 0 where the node is not lost,
         or was removed."""
         node = self.nodes.get(observed.task.node)
-        if node is None or node.state is not NodeState.LOST:
+        fencing = self.fencing(observed)
+        if node is None:
+            return self.given_up_after_removal_at(observed) if fencing else 0.0
+        if node.state is not NodeState.LOST:
             return 0.0
-        return node.since_at + self.service.value.spec.node_loss_grace_s
+        at = node.since_at + self.service.value.spec.node_loss_grace_s
+        if fencing is not None:
+            at = max(at, max(node.since_at, self.unbroken_since_at) + hold_s(fencing))
+        return at
+
+    def given_up_after_removal_at(self, observed: Observed) -> float:
+        """Of a fenced task on a removed node: by its record, which says when its lease is over."""
+        fencing, until_at = self.fencing(observed), observed.task.given_up_at
+        if fencing is None or not until_at:
+            return math.inf
+        return max(until_at, self.unbroken_since_at + hold_s(fencing))
+
+    def fencing(self, observed: Observed) -> Fencing | None:
+        """Of the version that the task runs; None: it may run beside others of its slot."""
+        version = self.versions.get(observed.task.generation)
+        spec = version.value.spec if version is not None else self.service.value.spec
+        return spec.template.fencing
 
     @property
     def times(self) -> list[float]:
@@ -170,7 +194,9 @@ class Situation:
         grace_s = self.service.value.spec.node_loss_grace_s
         found = [n.drain_until_at for n in self.nodes.values() if n.draining]
         lost = [n for n in self.nodes.values() if n.state is NodeState.LOST]
-        return found + [n.since_at + grace_s for n in lost]
+        found += [n.since_at + grace_s for n in lost]
+        fenced = [o for o in self.tasks if not o.final and self.lost(o) and self.fencing(o)]
+        return found + [at for o in fenced if (at := self.given_up_at(o)) < math.inf]
 
     def overdue(self, observed: Observed) -> bool:
         """Its node was to be drained by now."""
@@ -194,8 +220,15 @@ class Situation:
     @property
     def stop_first(self) -> bool:
         """Whether a task ends before its successor starts, whatever the policy: a node has one
-        task of a daemon, and a volume one writer."""
-        return self.daemon or self.has_volume
+        task of a daemon, a volume one writer, and a fenced slot one task."""
+        return self.daemon or self.has_volume or self.fenced
+
+    @property
+    def fenced(self) -> bool:
+        """Its tasks, or some that still may run, are fenced."""
+        if self.service.value.spec.template.fencing is not None:
+            return True
+        return any(not o.final and self.fencing(o) is not None for o in self.tasks)
 
     @property
     def has_volume(self) -> bool:
@@ -213,6 +246,7 @@ def situation(
     misplaced: Mapping[str, str] | None = None,
     pins: Pins | None = None,
     now: float = math.inf,
+    unbroken_since_at: float = 0.0,
 ) -> Situation | None:
     """The situation of the service at `key`, whose tasks, versions and marks have the keys given
     (an index knows them). None: there is no such service."""
@@ -238,6 +272,7 @@ def situation(
         held=pins.held if pins is not None else frozenset(),
         run=tables.runs.get(key),
         now=now,
+        unbroken_since_at=unbroken_since_at,
     )
 
 

@@ -18,6 +18,8 @@ OpenSecret = Callable[[SealedSecret], Mapping[str, bytes]]
 
 JOB_INDEX = "BAYPLAN_JOB_INDEX"
 JOB_COMPLETIONS = "BAYPLAN_JOB_COMPLETIONS"
+EPOCH = "BAYPLAN_EPOCH"
+"""Storage that is told to refuse lower ones needs to trust no clock."""
 
 Fingerprint = tuple[int, ...]
 """What an assignment was made from: revision of its task, whether it stands by, revisions of its
@@ -71,8 +73,11 @@ def _standby(tables: Tables, task: Task) -> bool:
     return rollout is not None and not rollout.value.gets_traffic(task.template_hash)
 
 
-def _with_index(spec: ServiceSpec, task: Task) -> TaskTemplate:
-    """A job's task is told which index it is for."""
+def _with_own(spec: ServiceSpec, task: Task) -> TaskTemplate:
+    """A job's task is told which index it is for, a fenced one its epoch."""
+    if task.epoch:
+        given = [v for v in spec.template.env if v.name != EPOCH]
+        return replace(spec.template, env=(*given, EnvVar(name=EPOCH, value=str(task.epoch))))
     if spec.job is None:
         return spec.template
     index = EnvVar(name=JOB_INDEX, value=str(task.slot))
@@ -86,7 +91,7 @@ def fill(tables: Tables, wanted: Due, open_secret: OpenSecret) -> Assignment:
     lost its checkpoint would run it again."""
     task = tables.tasks[wanted.key].value
     version = tables.versions[version_key(task.namespace, task.service, task.generation)]
-    template = _with_index(version.value.spec, task)
+    template = _with_own(version.value.spec, task)
     status = tables.status.get(wanted.key)
     ended = status is not None and status.value.uid == task.uid and status.value.state in FINAL
     if ended:

@@ -13,10 +13,12 @@ from controller.reconcilers.messages import (
     AgentMessage,
     ControllerMessage,
     EndSession,
+    Heartbeat,
     Outgoing,
 )
 from controller.reconcilers.sessions import Sessions
 from controller.store.base import Guard, Store, StoreUnavailable
+from controller.tables import Tables
 
 QUEUE_MAX = 1000
 """Messages a session may be behind; a peer that does not read is cut off."""
@@ -68,6 +70,7 @@ class SessionHub:
         self._numbers = itertools.count(1)
         self._sessions: dict[str, Session] = {}
         self._work = asyncio.Event()
+        self._followed = -1
 
     def open(self, node: str, hello: AgentHello) -> Session:
         """Begin a session for the node that the peer's certificate names. Its first messages are
@@ -80,6 +83,9 @@ class SessionHub:
         return session
 
     def _received(self, session: Session, message: AgentMessage) -> None:
+        if isinstance(message, Heartbeat):
+            # Its answer may lease tasks: those that are known to be taken away are told before.
+            self._follow(self._store.tables)
         self._send(self.core.on_message(session.id, session.node, message, self._clock()))
         heard = self.core.heard.get(session.node)
         if heard is not None and (heard.away_until_at or heard.reason):
@@ -111,6 +117,11 @@ class SessionHub:
                 group.create_task(self._run_assignments())
         finally:
             self.end_all("the controller that held this session leads no more")
+
+    def _follow(self, tables: Tables) -> None:
+        if tables.revision > self._followed:
+            self._followed = tables.revision
+            self._send(self.core.on_tables(tables))
 
     async def _run_statuses(self) -> None:
         pace = Pace(PACE_S)
@@ -145,5 +156,5 @@ class SessionHub:
                 await asyncio.sleep(RETRY_S)
                 continue
             revision = tables.revision
-            self._send(self.core.on_tables(tables))
+            self._follow(tables)
             await asyncio.sleep(PACE_S)

@@ -34,15 +34,27 @@ class Leading:
         version: str = "",
         policy: PlacementPolicy = PlacementPolicy.SPREAD,
         lost_after_s: float = LOST_AFTER_S,
+        leads: Callable[[], bool] = lambda: True,
     ) -> None:
+        """`leads`: whether this controller still holds its lease, as it knows itself."""
         now = clock()
-        self.sessions = Sessions(open_secret, version=version, heartbeat_grace_s=lost_after_s)
+        self.sessions = Sessions(
+            open_secret,
+            version=version,
+            heartbeat_grace_s=lost_after_s,
+            # What the leader before has written is to be seen first.
+            leads=lambda: leads() and store.tables.revision >= guard.create_revision,
+        )
         self.hub = SessionHub(self.sessions, store, guard, clock)
-        self.services = Services()
         self.placement = Placement(seed=guard.create_revision, policy=policy)
         self.nodes = Nodes(
-            self.sessions.heard, now, suspect_after_s=lost_after_s / 2, lost_after_s=lost_after_s
+            self.sessions.heard,
+            now,
+            suspect_after_s=lost_after_s / 2,
+            lost_after_s=lost_after_s,
+            condemned=self.sessions.condemned,
         )
+        self.services = Services(self.nodes.floor)
         self.history = History(now)
         self._store, self._guard, self._clock = store, guard, clock
 

@@ -104,8 +104,11 @@ class Operators:
 
 @dataclass(frozen=True, slots=True)
 class HeartbeatAck:
+    """`lease`: fenced tasks may run for their leases from `sent_at`."""
+
     sent_at: float
     received_at: float
+    lease: bool = False
 
 
 @dataclass(frozen=True, slots=True)

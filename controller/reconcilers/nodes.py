@@ -8,7 +8,7 @@ nothing is declared lost (*frozen*), and the reason is shown.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, MutableSet
 from dataclasses import dataclass, field, replace
 
 from bayplan.model.event import Severity
@@ -46,7 +46,9 @@ class Heard:
 
 
 class Nodes:
-    """Decides the state of all nodes. `heard` is kept by the sessions and read at each step."""
+    """Decides the state of all nodes. `heard` is kept by the sessions and read at each step,
+    `condemned` is kept here and read by them: nodes that are lost, from the moment that is decided
+    until they are known to be ready again. They get no leases."""
 
     name = "nodes"
 
@@ -57,8 +59,10 @@ class Nodes:
         *,
         suspect_after_s: float = SUSPECT_AFTER_S,
         lost_after_s: float = LOST_AFTER_S,
+        condemned: MutableSet[str] | None = None,
     ) -> None:
         self._heard = heard
+        self._condemned: MutableSet[str] = set() if condemned is None else condemned
         self._floor_at = now
         self._stepped_at = now
         self._suspect_after_s = suspect_after_s
@@ -73,10 +77,14 @@ class Nodes:
     def next_at(self) -> float | None:
         return self._next_at
 
+    def floor(self, now: float) -> float:
+        """Since when this leader has counted without a gap: its election, or the end of its last
+        stall. A clock that was set ahead looks like one, and proves no time to have passed."""
+        return now if now - self._stepped_at > STEP_S + STALL_S else self._floor_at
+
     def step(self, tables: Tables, now: float) -> Step:
         """The nodes whose state, report or skew changed."""
-        if now - self._stepped_at > STEP_S + STALL_S:
-            self._floor_at = now
+        self._floor_at = self.floor(now)
         self._stepped_at = now
         silent = {name: self._silent_s(name, tables, now) for (_, name) in sorted(tables.nodes)}
         before_reason, self.frozen_reason = self.frozen_reason, self._frozen(tables, silent, now)
@@ -91,6 +99,10 @@ class Nodes:
             stored = tables.nodestatus.get(("", name))
             before = stored.value if stored is not None else NodeStatus(name=name)
             after = self._observe(before, silent_s, now)
+            if NodeState.LOST in (before.state, (after or before).state):
+                self._condemned.add(name)
+            else:
+                self._condemned.discard(name)
             if after is None:
                 continue
             revision = stored.mod_revision if stored is not None else 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from bayplan.model.node import Node, TaintEffect
 from bayplan.model.workload import WorkloadKind
@@ -34,7 +34,9 @@ class Services:
 
     name = "services"
 
-    def __init__(self) -> None:
+    def __init__(self, floor: Callable[[float], float] = lambda now: 0.0) -> None:
+        """`floor`: since when this controller has led, and its clock gone evenly."""
+        self._floor = floor
         self._index = Index()
         self._wakes: list[tuple[float, Key]] = []
         self._wake_of: dict[Key, float] = {}
@@ -43,7 +45,7 @@ class Services:
 
     def reset(self) -> None:
         """Forget what was looked at: the next step decides everything anew."""
-        self.__init__()  # type: ignore[misc]
+        self.__init__(self._floor)  # type: ignore[misc]
 
     @property
     def next_at(self) -> float | None:
@@ -90,6 +92,7 @@ class Services:
             misplaced=self._misplaced(key),
             pins=self._pins(key) if service.value.spec.kind is WorkloadKind.DAEMON else None,
             now=now,
+            unbroken_since_at=self._floor(now),
         )
         if found is None:
             return None

@@ -18,13 +18,14 @@ Goodbye(back_within_s) ─────►  no suspicion until then
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import assert_never
 
 from bayplan.model.errors import Conflict
 from bayplan.model.event import Event, Severity
 from bayplan.model.identity import Identity
+from bayplan.model.node import NodeState
 from bayplan.model.task import TaskStatus
 from controller.reconcilers.assignments import Fingerprint, OpenSecret, due, fill
 from controller.reconcilers.events import fold
@@ -58,6 +59,7 @@ BATCH_MAX = 2000
 AWAY_MAX_S = 600.0
 """A node may announce an absence of at most this."""
 NODE_STATUSES_MAX = 20_000
+LEASED = frozenset({NodeState.READY, NodeState.SUSPECT})
 
 
 @dataclass(slots=True)
@@ -91,7 +93,9 @@ class Batch:
 
 
 class Sessions:
-    """All sessions of this leader. `heard` is what the node loop decides liveness from."""
+    """All sessions of this leader. `heard` is what the node loop decides liveness from,
+    `condemned` which nodes it has given up; `leads` whether this controller still may say that it
+    leads."""
 
     def __init__(
         self,
@@ -100,7 +104,10 @@ class Sessions:
         version: str = "",
         heartbeat_interval_s: float = HEARTBEAT_INTERVAL_S,
         heartbeat_grace_s: float = LOST_AFTER_S,
+        leads: Callable[[], bool] = lambda: True,
     ) -> None:
+        self.condemned: set[str] = set()
+        self._leads = leads
         self.heard: dict[str, Heard] = {}
         self._open_secret = open_secret
         self._version = version
@@ -205,7 +212,7 @@ class Sessions:
                 current.acknowledged = max(current.acknowledged, sequence)
             case Heartbeat(sent_at):
                 self.heard[node] = replace(heard, clock_skew_s=sent_at - now)
-                return [Outgoing(session, HeartbeatAck(sent_at, now))]
+                return [Outgoing(session, HeartbeatAck(sent_at, now, self._leased(node)))]
             case Report(report):
                 self.heard[node] = replace(heard, report=report)
             case Goodbye(reason, back_within_s):
@@ -219,6 +226,13 @@ class Sessions:
             case _:
                 assert_never(message)
         return []
+
+    def _leased(self, node: str) -> bool:
+        """Whether the node's fenced tasks may go on: by the tables that its assignments were told
+        from last, so that it has heard of any that was taken away before."""
+        status = self._index.tables.nodestatus.get(("", node))
+        ready = status is not None and status.value.state in LEASED
+        return ready and node not in self.condemned and self._leads()
 
     def on_closed(self, session: str, node: str) -> None:
         """The stream ended, for whatever reason. What it brought is still committed."""

@@ -75,8 +75,8 @@ def sent(message: messages.ControllerMessage) -> dispatcher.ControllerMessage:
             return dispatcher.ControllerMessage(ack=dispatcher.StatusAck(sequence=sequence))
         case messages.Operators(serials):
             return dispatcher.ControllerMessage(operators=dispatcher.Operators(serials=serials))
-        case messages.HeartbeatAck(sent_at, received_at):
-            ack = dispatcher.HeartbeatAck(sent_at=sent_at, received_at=received_at)
+        case messages.HeartbeatAck(sent_at, received_at, lease):
+            ack = dispatcher.HeartbeatAck(sent_at=sent_at, received_at=received_at, lease=lease)
             return dispatcher.ControllerMessage(heartbeat=ack)
         case messages.EndSession():
             raise InvalidSpec("the end of a session is a status, not a message")

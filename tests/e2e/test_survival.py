@@ -6,7 +6,9 @@ import os
 import pty
 import subprocess
 import time
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -100,6 +102,39 @@ def test_a_host_is_cut_off_and_heals(cluster: Rig) -> None:
 
     eventually("the duplicates on h2 are gone", ended)
     assert not lost & set(cluster.runs("tick"))
+
+
+def test_a_fenced_task_ends_on_a_cut_host_before_it_runs_elsewhere(cluster: Rig) -> None:
+    """The last line it wrote there is older than the start of its successor, which knows a later
+    epoch; the other slots go on."""
+    fenced = a_service(
+        "lone",
+        command="[sh, -c, 'echo epoch $BAYPLAN_EPOCH; while true; do echo tick; sleep 0.1; done']",
+        ports="",
+        health="",
+        stop="{grace: 1s}",
+        fencing="{lease: 6s}",
+    )
+    cluster.bay("apply", "-", stdin=fenced)
+    (before,) = (t for t in cluster.tasks("lone") if t["task"]["node"] == "h2")
+    others = {n: r for n, r in cluster.runs("lone").items() if n != before["status"]["task"]}
+    cluster.lab("cut", "h2")
+
+    def successor() -> dict[str, Any] | None:
+        slot = before["task"]["slot"]
+        found = [t for t in cluster.tasks("lone") if t["task"]["slot"] == slot]
+        return next((t for t in found if t["task"]["node"] != "h2"), None)
+
+    after = eventually("its slot runs elsewhere", successor, 90)
+    (log,) = (cluster.directory / "h2").rglob(f"tasks/{before['task']['uid']}/log/current")
+    *_, last = log.read_text().splitlines()
+    ended_at = datetime.fromisoformat(last.split()[0]).timestamp()
+    assert ended_at < after["status"]["started_at"]
+    name = after["status"]["task"]
+    assert f"epoch {after['task']['attempt']}" in cluster.bay("logs", name)
+    cluster.lab("heal", "h2")
+    eventually("h2 is ready", lambda: cluster.node_state("h2") == "ready")
+    assert cluster.runs("lone") == {**others, name: cluster.runs("lone")[name]}
 
 
 def test_a_host_that_loses_power_starts_what_it_ran(cluster: Rig) -> None:

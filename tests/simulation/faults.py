@@ -23,6 +23,12 @@ def agent(world: World, host: Host) -> None:
     world.timeline.after(world.rng.uniform(0.1, 8), host.start_agent)
 
 
+def hang(world: World, host: Host) -> None:
+    """SIGSTOP of the agent, and SIGCONT, mostly after its host is lost."""
+    host.stop_agent()
+    world.timeline.after(world.rng.uniform(0.1, 30), host.continue_agent)
+
+
 def power(world: World, host: Host) -> None:
     """The whole host, with its containers."""
     host.crash_host()
@@ -95,6 +101,7 @@ def nothing(_: World, __: Host) -> None:
 FAULTS: Mapping[Fault, int] = {
     container: 5,
     agent: 3,
+    hang: 2,
     power: 1,
     cut: 4,
     alone: 1,
@@ -129,6 +136,7 @@ def recover(world: World) -> None:
         world.heal(host)
         world.slow(host, 0.0)
         host.discipline()
+        host.continue_agent()
         host.start_agent(rebooted=False)
         world.change_node(host.name, draining=False, cordoned=False)
     world.elect()

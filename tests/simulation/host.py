@@ -24,6 +24,7 @@ from controller.reconcilers.messages import (
     EndSession,
     EventBatch,
     Heartbeat,
+    HeartbeatAck,
     StatusAck,
     StatusBatch,
     Welcome,
@@ -59,6 +60,8 @@ class Played:
     exit_code: int = 0
     signal: int = 0
     at: float = 0.0
+    fence_at: float = 0.0
+    fenced: bool = False
 
 
 @dataclass(slots=True)
@@ -90,6 +93,8 @@ class Host:
         self.session: AgentSession | None = None
         self._queues: dict[str, deque[do.Command]] = defaultdict(deque)
         self._tick: int | None = None
+        self.stopped = False
+        self._backlog: list[Callable[[], None]] = []
 
     # -- its clock ----------------------------------------------------------------------------
 
@@ -126,6 +131,7 @@ class Host:
                 exit_code=c.exit_code,
                 signal=c.signal,
                 exited_at=c.at,
+                fenced=c.fenced,
             )
             for c in self.containers.values()
         )
@@ -141,25 +147,47 @@ class Host:
 
     def crash_agent(self) -> None:
         """kill -9 of the agent: containers live on."""
+        self.stopped = False
+        self._backlog.clear()
         self.core = None
         self.epoch += 1
         if self.session is not None:
             self.session.end()
             self.session = None
 
+    def stop_agent(self) -> None:
+        """SIGSTOP: what happens meanwhile waits for it."""
+        self.stopped = self.core is not None
+
+    def continue_agent(self) -> None:
+        """SIGCONT."""
+        self.stopped = False
+        backlog, self._backlog = self._backlog, []
+        for act in backlog:
+            act()
+
+    def awake(self, act: Callable[[], None]) -> None:
+        """Now, or once the agent goes on."""
+        if self.stopped:
+            self._backlog.append(act)
+        else:
+            act()
+
     def crash_host(self) -> None:
         """The power fails: containers are gone, the disk stays."""
         self.crash_agent()
         self.containers.clear()
 
-    def exit_container(self, uid: str, *, code: int = 0, signal: int = 0) -> None:
+    def exit_container(
+        self, uid: str, *, code: int = 0, signal: int = 0, fenced: bool = False
+    ) -> None:
         """The container's init ends by itself, or is killed by somebody."""
         container = self.containers.get(uid)
         if container is None or not container.running:
             return
         container.running, container.exited = False, True
         container.exit_code, container.signal = code, signal
-        container.at = self.now
+        container.at, container.fenced = self.now, fenced
         self.event(
             on.Exited(
                 uid=uid,
@@ -167,12 +195,29 @@ class Host:
                 exit_code=code,
                 signal=signal,
                 at=self.now,
+                fenced=fenced,
             )
         )
 
     # -- the core -----------------------------------------------------------------------------
 
+    def fence(self, uid: str, at: float) -> None:
+        """The shim's own: it holds whatever becomes of the agent."""
+        container = self.containers.get(uid)
+        if container is None:
+            return
+        container.fence_at = at
+
+        def end() -> None:
+            if container.fence_at == at and self.containers.get(uid) is container:
+                self.exit_container(uid, signal=9, fenced=True)
+
+        self.timeline.at(max(self._really(at), self.timeline.now), end)
+
     def event(self, event: on.Event) -> None:
+        self.awake(lambda: self._event(event))
+
+    def _event(self, event: on.Event) -> None:
         if self.core is None:
             return
         for command in self.core.handle(event, self.now):
@@ -197,7 +242,7 @@ class Host:
         """Unless the agent has ended by then."""
         epoch = self.epoch
         delay = seconds + self.rng.uniform(0, jitter)
-        self.timeline.after(delay, lambda: act() if epoch == self.epoch else None)
+        self.timeline.after(delay, lambda: self.awake(act) if epoch == self.epoch else None)
 
     def _answer(self, event: on.Event, most_s: float = STEP_MAX_S) -> None:
         self._later(STEP_MIN_S, lambda: self.event(event), jitter=most_s)
@@ -287,8 +332,12 @@ class Host:
                 return on.Created(uid=task.uid, incarnation=incarnation, pid=1)
             case do.AttachNetwork(uid=uid, incarnation=incarnation):
                 return on.Attached(uid=uid, incarnation=incarnation, address="10.0.0.1")
-            case do.RunContainer(uid=uid, incarnation=incarnation):
+            case do.RunContainer(uid=uid, incarnation=incarnation, fence_at=at):
+                if at:
+                    self.fence(uid, at)
                 return self._run(uid, incarnation)
+            case do.Fence(uid=uid, at=at):
+                self.fence(uid, at)
             case do.Signal(uid=uid):
                 self.timeline.after(self.rng.uniform(0, 0.3), lambda: self._end(uid, 15))
             case do.Kill(uid=uid):
@@ -319,7 +368,7 @@ class Host:
 
     def _run(self, uid: str, incarnation: int) -> on.Event:
         container = self.containers.get(uid)
-        if container is None:
+        if container is None or 0 < container.fence_at <= self.now:
             return on.StepFailed(
                 uid=uid, step=on.Step.RUN, incarnation=incarnation, message="no container"
             )
@@ -419,6 +468,9 @@ class AgentSession:
             self._stream.send(AssignmentAck(self._remote_sequence, command.withdrawn_uids))
 
     def receive(self, message: ControllerMessage) -> None:
+        self.host.awake(lambda: self._receive(message))
+
+    def _receive(self, message: ControllerMessage) -> None:
         if self.ended or self.host.session is not self or self.host.core is None:
             return
         self.heard_at = self.host.timeline.now
@@ -442,6 +494,8 @@ class AgentSession:
             case StatusAck(sequence=sequence):
                 for old in [s for s in self._unacknowledged if s <= sequence]:
                     del self._unacknowledged[old]
+            case HeartbeatAck(sent_at=sent_at, lease=True):
+                self.host.event(on.Leased(at=sent_at))
             case EndSession():
                 self.host.reconnect()
             case _:

@@ -89,6 +89,7 @@ class Watch:
         """Of the containers: a volume, which is a directory of its host, has one writer; those
         whose end the controller does not know of have the room they asked for."""
         self._check_room()
+        self._check_fenced()
         for host in self.world.hosts.values():
             writers: dict[str, list[str]] = defaultdict(list)
             for container in host.containers.values():
@@ -96,6 +97,16 @@ class Watch:
                     writers[container.slot].append(container.uid)
             for slot, found in writers.items():
                 assert len(found) == 1, f"{slot} has several writers on {host.name}: {found}"
+
+    def _check_fenced(self) -> None:
+        """A fenced slot runs once at most, over all hosts."""
+        where: dict[str, str] = {}
+        for host in self.world.hosts.values():
+            for container in host.containers.values():
+                if container.running and "/one." in container.slot:
+                    other = where.get(container.slot)
+                    assert other is None, f"{container.slot} runs on {other} and {host.name}"
+                    where[container.slot] = host.name
 
     def _check_room(self) -> None:
         tables = self.before

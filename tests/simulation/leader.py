@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bayplan.model.errors import Conflict
 from controller.reconcilers.history import History
 from controller.reconcilers.loop import Reconciler
-from controller.reconcilers.messages import AgentHello, EndSession, Outgoing
+from controller.reconcilers.messages import AgentHello, EndSession, Heartbeat, Outgoing
 from controller.reconcilers.nodes import Nodes
 from controller.reconcilers.placement import Placement, plan
 from controller.reconcilers.services import Services
@@ -48,9 +48,9 @@ class Leader:
         self.rng = rng
         self.alive = True
         self.sessions = Sessions(lambda secret: {})
-        self.services = Services()
         self.placement = Placement(seed=guard.create_revision)
-        self.nodes = Nodes(self.sessions.heard, now)
+        self.nodes = Nodes(self.sessions.heard, now, condemned=self.sessions.condemned)
+        self.services = Services(self.nodes.floor)
         self.history = History(now)
         self.streams: dict[str, Stream] = {}
         self._busy: set[str] = set()
@@ -99,6 +99,8 @@ class Leader:
             out = self.sessions.on_hello(stream.session, stream.node, message, tables, now)
             self._wake("nodes")
         else:
+            if isinstance(message, Heartbeat):
+                self._send(self.sessions.on_tables(self._view()))
             out = self.sessions.on_message(stream.session, stream.node, message, now)
         self._send(out)
         self._wake_statuses()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bayplan.model.service import RestartPolicy, UpdatePolicy
+from bayplan.model.service import Fencing, RestartPolicy, UpdatePolicy
 from tests.simulation.faults import recover, strike
 from tests.simulation.host import Host
 from tests.simulation.invariants import unsettled
@@ -11,7 +11,8 @@ from tests.simulation.world import World
 TURMOIL_S = 60.0
 PEACE_MAX_S = 240.0
 QUIET_S = 20.0
-SERVICES = ("web", "api", "vol")
+SERVICES = ("web", "api", "vol", "one")
+LEASE = Fencing(lease_s=8.0)
 
 
 def hosts_of(seed: int) -> int:
@@ -54,6 +55,7 @@ def _setup(world: World) -> None:
     world.apply("web", replicas=4, update=policy(world))
     world.apply("api", replicas=3, checked=True, update=policy(world))
     world.apply("vol", replicas=1, volume=True)
+    world.apply("one", replicas=2, update=policy(world), fencing=LEASE)
 
 
 def policy(world: World) -> UpdatePolicy:
@@ -94,6 +96,7 @@ def _apply(world: World, _: Host) -> None:
         checked=name == "api",
         restart=restart,
         update=None if name == "vol" else policy(world),
+        fencing=LEASE if name == "one" else None,
     )
 
 
@@ -113,6 +116,7 @@ def _make_peace(world: World) -> None:
                 replicas=1 if name == "vol" else world.rng.randint(1, 5),
                 volume=name == "vol",
                 checked=name == "api",
+                fencing=LEASE if name == "one" else None,
             )
         else:
             world.change(name, deleting=True)

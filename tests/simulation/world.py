@@ -265,6 +265,7 @@ class World:
             health=HealthCheck(tcp=TcpCheck(port="p"), interval_s=1.0) if checked else None,
             restart=spec.pop("restart", RestartPolicy()),
             stop=StopPolicy(grace_s=2.0),
+            fencing=spec.pop("fencing", None),
         )
         update = spec.pop("update", None) or UpdatePolicy(
             monitor_s=1.0, progress_deadline_s=30.0, max_surge=1, max_unavailable=0

@@ -11,6 +11,7 @@ from bayplan.model.validate.names import check_labels, check_name
 from bayplan.model.validate.placement import PRIORITY_MAX, check_placement, check_priority
 from bayplan.model.validate.policies import (
     check_disruption,
+    check_fencing,
     check_gates,
     check_replicas,
     check_update,
@@ -52,6 +53,7 @@ def validate(spec: ServiceSpec) -> list[Problem]:
         *check_priority(spec.priority),
         *check_update(spec.update),
         *check_gates(spec),
+        *check_fencing(spec),
         *check_disruption(spec),
         *check_workload(spec),
     ]

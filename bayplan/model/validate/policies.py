@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bayplan.model.errors import InvalidSpec
+from bayplan.model.fencing import LEASE_MAX_S, LEASE_MIN_S
 from bayplan.model.schedule import parse_schedule, time_zone
 from bayplan.model.service import (
     MountKind,
@@ -136,6 +137,26 @@ def check_gates(spec: ServiceSpec) -> Iterator[Problem]:
         yield Problem(("update", "promote_after"), "is less than nothing; write e.g. 30m")
     if update.keep_old_s < 0:
         yield Problem(("update", "keep_old"), "is less than nothing; write e.g. 10m")
+
+
+def check_fencing(spec: ServiceSpec) -> Iterator[Problem]:
+    """Tasks that must never run twice."""
+    fencing = spec.template.fencing
+    if fencing is None:
+        return
+    if spec.kind is not WorkloadKind.SERVICE:
+        yield Problem(("fencing",), "is for services; leave it out")
+    if not LEASE_MIN_S <= fencing.lease_s <= LEASE_MAX_S:
+        yield Problem(
+            ("fencing", "lease"),
+            f"{fencing.lease_s:g}s is out of range; write {LEASE_MIN_S:g}s to {LEASE_MAX_S:g}s",
+        )
+    if spec.update.strategy is UpdateStrategy.BLUE_GREEN:
+        yield Problem(
+            ("update", "strategy"),
+            "is blue_green, which runs two tasks of a slot, and fencing forbids that; "
+            "write rolling",
+        )
 
 
 def check_update(update: UpdatePolicy) -> Iterator[Problem]:

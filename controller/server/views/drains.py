@@ -14,7 +14,9 @@ from controller.store.base import Stored, Tables
 
 def stops_first(service: Service) -> bool:
     """Its tasks end before their successors start."""
-    return not service.spec.update.max_surge or has_volume(service.spec.template)
+    template = service.spec.template
+    stops = has_volume(template) or template.fencing is not None
+    return stops or not service.spec.update.max_surge
 
 
 def never_let_go(tables: Tables, task: Task) -> str:
@@ -27,7 +29,9 @@ def never_let_go(tables: Tables, task: Task) -> str:
         return ""
     if not serving(tables, task) or service.spec.disruption.allows(service.replicas):
         return ""
-    way_out = "" if has_volume(service.spec.template) else ", set update.max_surge: 1"
+    template = service.spec.template
+    fixed = has_volume(template) or template.fencing is not None
+    way_out = "" if fixed else ", set update.max_surge: 1"
     return (
         f"{task.name} may not go: the disruption budget of {task.service} "
         f"({service.spec.disruption.text}) spares none of {service.replicas}, and it stops first; "

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,14 @@ import pytest
 from agent.logs import read
 from agent.shims import Shims, State
 from tests.host.shim.bundles import process
-from tests.host.shim.conftest import MakeBundle, alive, delete_all, eventually, next_exit
+from tests.host.shim.conftest import (
+    MakeBundle,
+    alive,
+    cgroups,
+    delete_all,
+    eventually,
+    next_exit,
+)
 from tests.patience import PATIENCE
 
 ROOT = Path(__file__).parents[3]
@@ -87,6 +95,31 @@ async def test_an_exit_while_no_agent_lives(
     assert adopted.state is State.EXITED
     assert adopted.exited is not None
     assert (adopted.exited.exit_code, adopted.exited.reason) == (6, "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+async def test_a_fenced_container_ends_without_its_agent(
+    state: Path, bundle: MakeBundle, successor: Shims, number: signal.Signals
+) -> None:
+    """Its shim keeps the deadline, whether the agent is dead or stands still: all processes go."""
+    bundle("c", "sh", "-c", "trap '' TERM; sleep 1000 & wait")
+    began = time.monotonic()
+    with agent_process(state, "c=2") as (agent, (pid, _)):
+        agent.send_signal(number)
+        await eventually(lambda: not alive(pid), 30)
+        assert time.monotonic() - began >= 2
+        await eventually(lambda: (state / "tasks/c/exit.json").exists())
+        agent.kill()
+        agent.wait()
+    assert [tree for tree in cgroups() if processes_in(tree)] == []
+    await successor.start()
+    (adopted,) = await successor.adopt()
+    assert adopted.exited is not None
+    assert (adopted.exited.exit_code, adopted.exited.reason) == (137, "fenced")
+
+
+def processes_in(cgroup: str) -> str:
+    return (Path(cgroup) / "cgroup.procs").read_text()
 
 
 async def test_agent_and_shim_both_killed(

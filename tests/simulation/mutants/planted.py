@@ -43,6 +43,38 @@ MUTANTS = (
         "        return not kept\n",
         "        return True\n",
     ),
+    # -- fencing --
+    Mutant(
+        "a fenced task is given up with its node",
+        "controller/orchestrator/situation.py",
+        "            at = max(at, max(node.since_at, self.unbroken_since_at) + hold_s(fencing))\n",
+        "            pass\n",
+    ),
+    Mutant(
+        "a lease is counted from before it may have been granted",
+        "controller/orchestrator/situation.py",
+        "max(node.since_at, self.unbroken_since_at) + hold_s(fencing)",
+        "node.since_at - 4.0 + hold_s(fencing) / 2",
+    ),
+    Mutant(
+        "a fenced slot has two tasks while it is updated",
+        "controller/orchestrator/situation.py",
+        "return self.daemon or self.has_volume or self.fenced\n",
+        "return self.daemon or self.has_volume\n",
+    ),
+    Mutant(
+        "a shim is not told of the lease",
+        "agent/core/ascent.py",
+        "        self._fence_at = self._lease_until\n        self._do(\n            do.Run",
+        "        self._fence_at = 1e12\n        self._do(\n            do.Run",
+    ),
+    Mutant(
+        "a fenced task starts without a lease",
+        "agent/core/ascent.py",
+        "        return now < self._lease_until - reserve_s(",
+        "        self._lease_until = max(self._lease_until, now + 8)\n"
+        "        return now < self._lease_until - reserve_s(",
+    ),
     # -- statuses --
     Mutant(
         "older statuses are believed",

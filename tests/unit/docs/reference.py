@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from bayplan.model.service import HealthCheck, RestartPolicy, StopPolicy, UpdatePolicy
+from bayplan.model.service import Fencing, HealthCheck, RestartPolicy, StopPolicy, UpdatePolicy
 from bayplan.model.workload import CronPolicy, JobPolicy
 from bayplan.spec import fields
 from bayplan.spec.schema import json_schema
@@ -21,6 +21,7 @@ _POLICIES: dict[str, Any] = {
     "HealthFields": HealthCheck,
     "RestartFields": RestartPolicy,
     "StopFields": StopPolicy,
+    "FencingFields": Fencing,
     "UpdateFields": UpdatePolicy,
     "DaemonUpdateFields": UpdatePolicy,
     "JobFields": JobPolicy,

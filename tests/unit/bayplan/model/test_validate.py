@@ -12,6 +12,7 @@ from bayplan.model.secret import Secret
 from bayplan.model.service import (
     EnvVar,
     ExecCheck,
+    Fencing,
     HealthCheck,
     HttpCheck,
     Mount,
@@ -25,8 +26,10 @@ from bayplan.model.service import (
     TaskTemplate,
     TcpCheck,
     UpdatePolicy,
+    UpdateStrategy,
 )
 from bayplan.model.validate import secret_references, validate, validate_secret
+from bayplan.model.workload import WorkloadKind
 
 GOOD = ServiceSpec(name="web", template=TaskTemplate(image="web:1"))
 REFERENCE = SecretReference(name="db", key="password")
@@ -57,6 +60,21 @@ def test_images_of_all_forms(image: str) -> None:
 
 
 WRONG = {
+    "lease too short": (
+        with_template(fencing=Fencing(lease_s=1.0)),
+        ("fencing", "lease"),
+    ),
+    "blue/green and fenced": (
+        replace(
+            with_template(fencing=Fencing()),
+            update=UpdatePolicy(strategy=UpdateStrategy.BLUE_GREEN),
+        ),
+        ("update", "strategy"),
+    ),
+    "a fenced daemon": (
+        replace(with_template(fencing=Fencing()), kind=WorkloadKind.DAEMON),
+        ("fencing",),
+    ),
     "image empty": (with_template(image=""), ("image",)),
     "image with spaces": (with_template(image="a b"), ("image",)),
     "name too long": (replace(GOOD, name="a" * 64), ("name",)),

@@ -27,6 +27,7 @@ from controller.reconcilers.messages import (
     StatusBatch,
     Welcome,
 )
+from controller.reconcilers.nodes import Nodes
 from controller.reconcilers.sessions import Sessions
 from controller.tables import Kind
 from tests.unit.controller.rig import Rig
@@ -41,7 +42,8 @@ class Leader(Rig):
 
     def __init__(self) -> None:
         super().__init__(nodes=2)
-        self.sessions = Sessions(opened)
+        self.leads = True
+        self.sessions = Sessions(opened, leads=lambda: self.leads)
         self.operators: list[Operators] = []
 
     def hello(self, node: str, session: str = "", *statuses: TaskStatus) -> list[Outgoing]:
@@ -305,12 +307,46 @@ def test_secrets_come_with_the_tasks_that_use_them() -> None:
     assert dict(delta.assignments[0].secrets) == {"db/password": b"open z"}
 
 
+def test_a_node_that_is_given_up_gets_no_lease() -> None:
+    """Not from the moment that is decided until it is ready again, and none from a leader that
+    does not know whether it leads."""
+    leader, _ = a_leader()
+
+    def leased() -> bool:
+        (answer,) = leader.say("h1", Heartbeat(leader.now))
+        assert isinstance(answer.message, HeartbeatAck)
+        return answer.message.lease
+
+    assert leased()
+    nodes = Nodes({}, leader.now, condemned=leader.sessions.condemned)  # which hears of nobody
+    leader.remove_node("h2")
+    for _ in range(6):
+        assert leased()
+        leader.now += 1
+        lost = nodes.step(leader.store.tables, leader.now)
+        if leader.sessions.condemned:
+            break
+        leader.store.apply_each(lost.groups)
+        leader.tables_changed()
+    assert not leased()
+    leader.store.apply_each(lost.groups)
+    leader.tables_changed()
+    assert not leased()
+    leader.node("h1")
+    leader.tables_changed()
+    assert not leased()
+    Nodes({}, leader.now, condemned=leader.sessions.condemned).step(leader.store.tables, leader.now)
+    assert leased()
+    leader.leads = False
+    assert not leased()
+
+
 def test_heartbeats_are_answered_and_count() -> None:
     """Everything a node says counts as a sign of life; a goodbye announces an absence."""
     leader, _ = a_leader()
     leader.now += 3
     (answer,) = leader.say("h1", Heartbeat(leader.now - 0.25))
-    assert answer.message == HeartbeatAck(leader.now - 0.25, leader.now)
+    assert answer.message == HeartbeatAck(leader.now - 0.25, leader.now, lease=True)
     assert leader.sessions.heard["h1"].last_at == leader.now
     assert leader.sessions.heard["h1"].clock_skew_s == -0.25
     leader.say("h1", Goodbye("upgrade", 20.0))

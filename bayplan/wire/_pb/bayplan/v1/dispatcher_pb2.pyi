@@ -470,21 +470,28 @@ class Heartbeat(message.Message):
 
 @typing.final
 class HeartbeatAck(message.Message):
+    """`lease`: the leader counts on the node, whose fenced tasks may run for their leases from when the
+    heartbeat was sent. A node that is lost is not granted that before it is ready again.
+    """
+
     DESCRIPTOR: descriptor.Descriptor
 
     SENT_AT_FIELD_NUMBER: builtins.int
     RECEIVED_AT_FIELD_NUMBER: builtins.int
+    LEASE_FIELD_NUMBER: builtins.int
     sent_at: builtins.float
     received_at: builtins.float
+    lease: builtins.bool
     def __init__(
         self,
         *,
         sent_at: builtins.float = ...,
         received_at: builtins.float = ...,
+        lease: builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["received_at", b"received_at", "sent_at", b"sent_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["lease", b"lease", "received_at", b"received_at", "sent_at", b"sent_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -784,6 +784,25 @@ class DeviceRequest(message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
+class Fencing(message.Message):
+    """The agent ends the task before it has not heard from the leader for `lease_s`."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    LEASE_S_FIELD_NUMBER: builtins.int
+    lease_s: builtins.float
+    def __init__(
+        self,
+        *,
+        lease_s: builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["lease_s", b"lease_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
 class TaskTemplate(message.Message):
     DESCRIPTOR: descriptor.Descriptor
 
@@ -807,6 +826,7 @@ class TaskTemplate(message.Message):
     RESTART_FIELD_NUMBER: builtins.int
     STOP_FIELD_NUMBER: builtins.int
     DEVICES_FIELD_NUMBER: builtins.int
+    FENCING_FIELD_NUMBER: builtins.int
     image: builtins.str
     working_dir: builtins.str
     user: builtins.str
@@ -840,6 +860,8 @@ class TaskTemplate(message.Message):
     def stop(self) -> StopPolicy: ...
     @builtins.property
     def devices(self) -> containers.RepeatedCompositeFieldContainer[DeviceRequest]: ...
+    @builtins.property
+    def fencing(self) -> Fencing: ...
     def __init__(
         self,
         *,
@@ -863,10 +885,11 @@ class TaskTemplate(message.Message):
         restart: RestartPolicy | None = ...,
         stop: StopPolicy | None = ...,
         devices: abc.Iterable[DeviceRequest] | None = ...,
+        fencing: Fencing | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["health", b"health", "resources", b"resources", "restart", b"restart", "stop", b"stop"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["fencing", b"fencing", "health", b"health", "resources", b"resources", "restart", b"restart", "stop", b"stop"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["args", b"args", "cap_add", b"cap_add", "cap_drop", b"cap_drop", "command", b"command", "devices", b"devices", "env", b"env", "files", b"files", "health", b"health", "hostname", b"hostname", "image", b"image", "mounts", b"mounts", "network", b"network", "ports", b"ports", "read_only_rootfs", b"read_only_rootfs", "resources", b"resources", "restart", b"restart", "stop", b"stop", "user", b"user", "user_namespace", b"user_namespace", "working_dir", b"working_dir"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["args", b"args", "cap_add", b"cap_add", "cap_drop", b"cap_drop", "command", b"command", "devices", b"devices", "env", b"env", "fencing", b"fencing", "files", b"files", "health", b"health", "hostname", b"hostname", "image", b"image", "mounts", b"mounts", "network", b"network", "ports", b"ports", "read_only_rootfs", b"read_only_rootfs", "resources", b"resources", "restart", b"restart", "stop", b"stop", "user", b"user", "user_namespace", b"user_namespace", "working_dir", b"working_dir"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1682,6 +1705,7 @@ class Task(message.Message):
     REASON_FIELD_NUMBER: builtins.int
     DEVICES_FIELD_NUMBER: builtins.int
     PINNED_NODE_FIELD_NUMBER: builtins.int
+    GIVEN_UP_AT_FIELD_NUMBER: builtins.int
     namespace: builtins.str
     service: builtins.str
     service_uid: builtins.str
@@ -1697,6 +1721,7 @@ class Task(message.Message):
     not_before_at: builtins.float
     reason: builtins.str
     pinned_node: builtins.str
+    given_up_at: builtins.float
     @builtins.property
     def ports(self) -> containers.RepeatedCompositeFieldContainer[PublishedPort]: ...
     @builtins.property
@@ -1721,10 +1746,11 @@ class Task(message.Message):
         reason: builtins.str = ...,
         devices: abc.Iterable[DeviceShare] | None = ...,
         pinned_node: builtins.str = ...,
+        given_up_at: builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["attempt", b"attempt", "created_at", b"created_at", "desired", b"desired", "devices", b"devices", "epoch", b"epoch", "generation", b"generation", "namespace", b"namespace", "node", b"node", "not_before_at", b"not_before_at", "pinned_node", b"pinned_node", "ports", b"ports", "reason", b"reason", "service", b"service", "service_uid", b"service_uid", "slot", b"slot", "template_hash", b"template_hash", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["attempt", b"attempt", "created_at", b"created_at", "desired", b"desired", "devices", b"devices", "epoch", b"epoch", "generation", b"generation", "given_up_at", b"given_up_at", "namespace", b"namespace", "node", b"node", "not_before_at", b"not_before_at", "pinned_node", b"pinned_node", "ports", b"ports", "reason", b"reason", "service", b"service", "service_uid", b"service_uid", "slot", b"slot", "template_hash", b"template_hash", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
