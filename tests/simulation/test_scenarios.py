@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections import Counter
 
+from bayplan.model.fencing import hold_s, reserve_s
 from bayplan.model.node import NodeState
 from bayplan.model.service import (
     DisruptionBudget,
+    Fencing,
     OnFailure,
     Portion,
     RolloutState,
+    StopPolicy,
     UpdatePolicy,
     UpdateStrategy,
 )
 from bayplan.model.task import FINAL, TaskState
 from controller.orchestrator.gates import passed
+from controller.reconcilers.nodes import LOST_AFTER_S
 from controller.tables import Kind, Put
+from tests.simulation.host import Host
 from tests.simulation.invariants import unsettled, wanted
 from tests.simulation.scenario import converge
 from tests.simulation.world import SMALL, World
@@ -181,6 +186,73 @@ def test_a_cut_within_the_grace_moves_nothing() -> None:
     world.heal(world.hosts["h2"])
     converge(world)
     assert (set(world.store.tables.tasks), ended(world)) == (before, 0)
+
+
+def moments(world: World, host: Host, most_s: float = 60.0) -> tuple[float, float]:
+    """After how many seconds the fenced task of the host ended, and ran on another one."""
+    began, ended_s = world.timeline.now, 0.0
+    while not any(
+        c.running for other in world.hosts.values() if other is not host
+        for c in other.containers.values() if c.slot == "default/one.1"
+    ):  # fmt: skip
+        if not ended_s and not any(c.running for c in host.containers.values()):
+            ended_s = world.timeline.now - began
+        world.run(0.1)
+        assert world.timeline.now - began < most_s
+    return ended_s, world.timeline.now - began
+
+
+def a_fenced_task() -> tuple[World, Host]:
+    world = World(1, 3)
+    world.run(3.0)
+    world.apply("one", replicas=1, resources=SMALL, fencing=Fencing(lease_s=20.0))
+    world.apply("far", replicas=3, resources=SMALL)
+    world.change("far", deleting=True)
+    world.run(10.0)
+    (host,) = (h for h in world.hosts.values() if h.containers)
+    return world, host
+
+
+def test_a_fenced_task_of_a_cut_host_ends_and_then_runs_elsewhere() -> None:
+    """Told to stop a reserve before its lease is over; replaced a hold after its node was lost."""
+    world, host = a_fenced_task()
+    world.cut(host)
+    ended_s, after_s = moments(world, host)
+    assert 20.0 - reserve_s(Fencing(lease_s=20.0), StopPolicy(grace_s=2.0)) - 1.5 < ended_s < 20.0
+    hold = hold_s(Fencing(lease_s=20.0))
+    assert LOST_AFTER_S + hold - 1.5 < after_s < LOST_AFTER_S + hold + 3.0
+
+
+def test_a_fenced_task_ends_though_its_agent_stands_still() -> None:
+    """The shim keeps the deadline; the agent that goes on finds it so and starts nothing."""
+    world, host = a_fenced_task()
+    host.stop_agent()
+    ended_s, _ = moments(world, host)
+    assert 18.0 < ended_s <= 20.2
+    host.continue_agent()
+    world.run(30.0)
+    assert not any(c.running for c in host.containers.values())
+
+
+def test_a_leader_that_fails_while_a_host_is_cut_starts_the_count_again() -> None:
+    """The next one may know of no lease, and assumes the longest."""
+    world, host = a_fenced_task()
+    world.cut(host)
+    world.run(LOST_AFTER_S + 15.0)
+    world.crash_leader()
+    _, more_s = moments(world, host)
+    assert more_s > hold_s(Fencing(lease_s=20.0))
+
+
+def test_a_short_failover_ends_no_fenced_task() -> None:
+    """The lease outlasts it."""
+    world, host = a_fenced_task()
+    (before,) = host.containers
+    world.crash_leader()
+    world.run(30.0)
+    assert {u: (c.running, c.incarnation) for u, c in host.containers.items()} == {
+        before: (True, 1)
+    }
 
 
 def test_blue_green_switches_all_hosts_and_back() -> None:
