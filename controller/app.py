@@ -34,7 +34,7 @@ from controller.config import Config, ConfigError
 from controller.leader import Election, Leader, Leadership
 from controller.metrics import Metrics
 from controller.reconcilers.leading import Leading
-from controller.server import gauges
+from controller.server import gauges, surveying
 from controller.server.dispatcher import Dispatcher
 from controller.server.edge import Streams
 from controller.server.faces import Faces
@@ -93,6 +93,7 @@ class Controller:
         self._clock = HostClock()
         self._metrics = Metrics()
         self._metrics.build.labels(bayplan.__version__).set(1)
+        surveying.forget(self._metrics)
         self._streams = Streams()
         self._dispatcher = Dispatcher()
         self._tunnels = Tunnels(self._dispatcher.ask)
@@ -225,6 +226,7 @@ class Controller:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(leading.run())
+                group.create_task(surveying.run(parts, self._metrics, term.guard.create_revision))
                 if self._managed is None:
                     group.create_task(etcd.keep_compacted())
         except BaseExceptionGroup as failures:

@@ -121,3 +121,27 @@ class Metrics:
             ["state"],
             registry=registry,
         )
+        self.loss_fits = Gauge(
+            "bayplan_controller_loss_fits",
+            "1 where the tasks of any so many hosts at once have room on the others, 0 where of "
+            "some they do not, -1 where that is not known (also at controllers that do not lead).",
+            ["hosts"],
+            registry=registry,
+        )
+        self.loss_waiting = Gauge(
+            "bayplan_controller_loss_waiting_tasks",
+            "Most tasks without room, of all losses of so many hosts that were looked at.",
+            ["hosts"],
+            registry=registry,
+        )
+        self.loss_bound = Gauge(
+            "bayplan_controller_loss_bound_tasks",
+            "Most tasks that only the lost hosts could run, of all losses that were looked at.",
+            ["hosts"],
+            registry=registry,
+        )
+        self.loss_surveyed = Gauge(
+            "bayplan_controller_loss_surveyed_timestamp_seconds",
+            "When the losses were looked at last; 0: not yet.",
+            registry=registry,
+        )

@@ -55,7 +55,28 @@ async def _services_and_tasks(client: Client, namespace: str) -> list[str]:
     return await _services(client, namespace) + await _tasks(client, namespace)
 
 
+async def _labels(client: Client, _: str) -> list[str]:
+    nodes = await client.list_nodes()
+    return [f"{key}={value}" for v in nodes for key, value in v.node.labels.items()]
+
+
+def _listed(
+    complete: Callable[[click.Context, click.Parameter, str], list[str]],
+) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+    """Names after one another, with commas between them."""
+
+    def completed(context: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
+        before, comma, last = typed.rpartition(",")
+        given = before.split(",")
+        names = complete(context, parameter, last)
+        return [f"{before}{comma}{name}" for name in names if name not in given]
+
+    return completed
+
+
 complete_service = _names(_services)
 complete_task = _names(_tasks)
 complete_node = _names(_nodes)
+complete_nodes = _listed(complete_node)
+complete_label = _names(_labels)
 complete_service_or_task = _names(_services_and_tasks)

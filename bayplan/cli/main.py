@@ -22,6 +22,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "get": ("get", "List services, jobs, tasks, nodes, secrets, events."),
     "describe": ("describe", "All about a service, task, node or secret."),
     "explain": ("explain", "Why a task is on its node, or has none, and what would help."),
+    "whatif": ("whatif", "What if nodes were lost, drained or added, or specs changed."),
+    "rebalance": ("rebalance", "Move the few tasks that are better placed elsewhere."),
     "logs": ("logs", "What the tasks of a service wrote."),
     "exec": ("exec", "Run a command in a task."),
     "kill": ("kill", "Send a signal to tasks."),

@@ -11,7 +11,7 @@ PLAN_DEADLINE_S: Final = 30.0
 
 
 class PlanningCalls(Calls):
-    """Mixed into the operators' client. They change nothing, and ask the leader."""
+    """Mixed into the operators' client. They ask the leader; only `rebalance` changes anything."""
 
     async def plan(
         self, request: planning.PlanRequest, *, deadline_s: float = PLAN_DEADLINE_S
@@ -31,3 +31,22 @@ class PlanningCalls(Calls):
         request = planning.ExplainRequest(namespace=namespace, name=name, nodes_max=nodes_max)
         answer: Any = await self._call("Explain", request, deadline_s)
         return cast(planning.ExplainResponse, answer)
+
+    async def whatif(
+        self, request: planning.WhatIfRequest, *, deadline_s: float = PLAN_DEADLINE_S
+    ) -> planning.WhatIfResponse:
+        answer: Any = await self._call("WhatIf", request, deadline_s)
+        return cast(planning.WhatIfResponse, answer)
+
+    async def headroom(self, *, deadline_s: float = PLAN_DEADLINE_S) -> planning.HeadroomResponse:
+        """Whether the loss of any one host, and of any two, fits."""
+        answer: Any = await self._call("Headroom", planning.HeadroomRequest(), deadline_s)
+        return cast(planning.HeadroomResponse, answer)
+
+    async def rebalance(
+        self, max_moves: int, *, dry_run: bool, deadline_s: float = PLAN_DEADLINE_S
+    ) -> planning.RebalanceResponse:
+        """`max_moves` 0: only what is under way. A repeated order counts what is under way."""
+        request = planning.RebalanceRequest(max_moves=max_moves, dry_run=dry_run)
+        answer: Any = await self._call("Rebalance", request, deadline_s)
+        return cast(planning.RebalanceResponse, answer)

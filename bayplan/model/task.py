@@ -86,7 +86,8 @@ class Task:
     from (service uid, slot, attempt) and names everything of the task on its host.
     `pinned_node`: the only node it may go to (a daemon's). `epoch`: of a fenced task (0: it is
     not), higher than that of any task its slot had before; `given_up_at`: when the lease of one
-    whose node was removed is over for certain (0: that was not asked yet)."""
+    whose node was removed is over for certain (0: that was not asked yet). Until `moves_until_at`
+    it is to move, to `moves_to` if that will do when its successor is placed (rebalancing)."""
 
     namespace: str
     service: str
@@ -106,6 +107,8 @@ class Task:
     devices: tuple[DeviceShare, ...] = ()
     pinned_node: str = ""
     given_up_at: float = 0.0
+    moves_to: str = ""
+    moves_until_at: float = 0.0
 
     @property
     def name(self) -> str:

@@ -190,11 +190,13 @@ class Situation:
 
     @property
     def times(self) -> list[float]:
-        """When nodes are to be drained, and when tasks of lost ones are given up."""
+        """When nodes are to be drained, when tasks of lost ones are given up, and when moves are
+        that have not come about."""
         grace_s = self.service.value.spec.node_loss_grace_s
         found = [n.drain_until_at for n in self.nodes.values() if n.draining]
         lost = [n for n in self.nodes.values() if n.state is NodeState.LOST]
         found += [n.since_at + grace_s for n in lost]
+        found += [o.task.moves_until_at for o in self.tasks if o.task.moves_until_at and o.wanted]
         fenced = [o for o in self.tasks if not o.final and self.lost(o) and self.fencing(o)]
         return found + [at for o in fenced if (at := self.given_up_at(o)) < math.inf]
 
@@ -215,7 +217,10 @@ class Situation:
             if node.drain_volumes or not keeps_volume(self.service.value, observed):
                 return f"node {node.name} drains"
             return ""
-        return self.misplaced.get(observed.task.uid, "")
+        why = self.misplaced.get(observed.task.uid, "")
+        if not why and self.now < observed.task.moves_until_at:
+            return f"rebalancing: {observed.task.moves_to} suits it better"
+        return why
 
     @property
     def stop_first(self) -> bool:

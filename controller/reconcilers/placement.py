@@ -191,6 +191,10 @@ class Placement:
         self._again_at.pop(task.uid, None)
         if refused:
             self._again_at[task.uid] = min(refusal.until_at for refusal in refused.values())
+        avoid = {node: refusal.reason for node, refusal in refused.items()}
+        moving = next((o for o in siblings if o.wanted and o.task.moves_until_at > now), None)
+        if moving is not None:
+            avoid[moving.task.node] = f"{moving.task.name} is to move away from there"
         last = ""
         if spec.placement.sticky is not Sticky.NO:
             last = _last_node(tables, siblings)
@@ -204,9 +208,10 @@ class Placement:
             priority=spec.priority,
             pinned_node=pinned,
             pinned_reason=reason if pinned else "",
-            avoid_nodes={node: refusal.reason for node, refusal in refused.items()},
+            avoid_nodes=avoid,
             last_node=last,
             claimed_node=self._claims.node(task.uid),
+            towards=moving.task.moves_to if moving is not None else "",
         )
 
     def _siblings(self, task: Task) -> list[Observed]:

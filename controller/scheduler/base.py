@@ -100,7 +100,8 @@ class ClusterView:
 class PendingTask:
     """A task to be placed. `pinned_node`: the only node that has its volume (with
     `pinned_reason`, one clause). `avoid_nodes`: node -> why not there again. `last_node`: where
-    its slot was before. `claimed_node`: where others make room for it already."""
+    its slot was before. `claimed_node`: where others make room for it already. `towards`: where it
+    would balance the cluster; nobody makes room for that."""
 
     task: Task
     template: TaskTemplate
@@ -111,6 +112,7 @@ class PendingTask:
     avoid_nodes: Mapping[str, str] = field(default_factory=dict)
     last_node: str = ""
     claimed_node: str = ""
+    towards: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

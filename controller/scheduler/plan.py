@@ -46,7 +46,7 @@ from controller.scheduler.score import Cost
 NAMES_MAX = 5
 """Tasks that a sentence names."""
 
-ClassKey = tuple[str, int, str, tuple[str, ...], str, str]
+ClassKey = tuple[str, int, str, tuple[str, ...], str, str, str]
 
 
 def schedule(
@@ -74,7 +74,7 @@ def class_of(p: PendingTask) -> ClassKey:
     """Tasks with the same key are interchangeable."""
     avoided = tuple(sorted(p.avoid_nodes))
     uid, generation = p.task.service_uid, p.task.generation
-    return uid, generation, p.pinned_node, avoided, p.last_node, p.claimed_node
+    return uid, generation, p.pinned_node, avoided, p.last_node, p.claimed_node, p.towards
 
 
 def _ordered(pending: Sequence[PendingTask], made: _Made) -> list[list[PendingTask]]:
@@ -270,7 +270,7 @@ class _Made:
         if not self._rules.preempt:
             return
         for task in tasks:
-            if task.claimed_node:
+            if task.claimed_node or task.towards:
                 continue
             found = self._preemptor.find(
                 task, ports.booked, search.closed_rows(), exclusive=ports.exclusive

@@ -149,7 +149,7 @@ def wishes(columns: Columns, pending: PendingTask) -> Parts:
     avoided = _avoided(columns, pending)
     if avoided is not None:
         parts["taint to avoid"] = avoided
-    drawn = {"claimed": pending.claimed_node}
+    drawn = {"claimed": pending.claimed_node, "rebalancing": pending.towards}
     if placement.sticky is Sticky.PREFER:
         drawn["sticky"] = pending.last_node
     for name, node in drawn.items():

@@ -53,7 +53,7 @@ async def foresee(
 ) -> tuple[PlanId, planning.PlanResponse]:
     """What applying the documents now would do. Raises what applying them raises."""
     tables = parts.store.tables
-    desk = Desk(tables=tables, caller=CALLER.get().name, now=parts.now(), new_uid=_uids())
+    desk = planning_desk(parts, tables)
     outcome = applying.apply(desk, parts.vault, documents, prune_namespaces)
     work = partial(_forward, tables, desk.now, documents, outcome, seed=seed(parts), parts=parts)
     return await thought(parts, work)
@@ -71,6 +71,11 @@ def _forward(
     course = run(tables, now, outcome.changes, seed=seed, policy=parts.policy)
     plan = plan_id(tables.revision, documents, outcome.said, course)
     return plan, response(plan, tables, course, outcome.said)
+
+
+def planning_desk(parts: Parts, tables: Tables) -> Desk:
+    """What verbs decide from whose outcome is not written."""
+    return Desk(tables=tables, caller=CALLER.get().name, now=parts.now(), new_uid=_uids())
 
 
 def _uids() -> Callable[[], str]:

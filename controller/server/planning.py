@@ -1,26 +1,34 @@
-"""The Planning service: questions about what the controller would decide. Nothing is written."""
+"""The Planning service: questions about what the controller would decide. Only Rebalance writes."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
 
 from bayplan.model.errors import InvalidSpec, NotFound
+from bayplan.model.service import PlacementPolicy
 from bayplan.wire._pb.bayplan.v1 import control_pb2 as control
 from bayplan.wire._pb.bayplan.v1 import planning_pb2 as planning
 from bayplan.wire._pb.bayplan.v1.planning_pb2_grpc import PlanningServicer
-from controller.planning import Explained, Question, explain
+from controller.planning import Explained, Question, Survey, balance, explain, room, suppose
 from controller.planning.explaining import NODES_MAX
+from controller.planning.rebalance import MOVES_MAX
+from controller.scheduler import cluster_view
 from controller.server import applying
-from controller.server.foresight import foresee, seed, thought
-from controller.server.intent import find_service
+from controller.server.balancing import MOVE_S, answer, check_calm, order
+from controller.server.foresight import foresee, planning_desk, seed, thought
+from controller.server.intent import Outcome, find_service
 from controller.server.parts import Parts
 from controller.server.plans import filter_counts
+from controller.server.supposing import headroom_answer, supposition, whatif_answer
 from controller.server.writes import DOCUMENTS_MAX, wanted
 from controller.store.base import Tables
 
 NODES_SHOWN_MAX: Final = 1_000
+HEADROOM_MAX_S: Final = 15.0
+"""Work on one question; what has not been looked at then is not known."""
 
 
 class Planning(PlanningServicer):
@@ -51,6 +59,64 @@ class Planning(PlanningServicer):
             tasks=[_explanation(e) for e in found],
             left_out=left_out,
         )
+
+    async def WhatIf(
+        self, request: planning.WhatIfRequest, context: Any
+    ) -> planning.WhatIfResponse:
+        parts = self._parts
+        tables = parts.store.tables
+        desk = planning_desk(parts, tables)
+        outcome = Outcome((), ())
+        if request.documents:
+            documents = documents_of(request.documents)
+            spaces = tuple(request.prune_namespaces)
+            outcome = applying.apply(desk, parts.vault, documents, spaces)
+        supposed = supposition(tables, request, outcome.changes)
+        work = partial(suppose, tables, desk.now, supposed, seed=seed(parts), policy=parts.policy)
+        return whatif_answer(tables, supposed, await thought(parts, work), outcome.said)
+
+    async def Headroom(
+        self, request: planning.HeadroomRequest, context: Any
+    ) -> planning.HeadroomResponse:
+        parts = self._parts
+        work = partial(
+            _headroom, parts.store.tables, parts.now(), seed=seed(parts), policy=parts.policy
+        )
+        return await thought(parts, work)
+
+    async def Rebalance(
+        self, request: planning.RebalanceRequest, context: Any
+    ) -> planning.RebalanceResponse:
+        parts = self._parts
+        tables, now = parts.store.tables, parts.now()
+        if request.max_moves:
+            check_calm(tables, parts.frozen())
+        if request.max_moves > MOVES_MAX:
+            raise InvalidSpec(f"at most {MOVES_MAX} tasks are moved at once")
+        work = partial(
+            balance,
+            tables,
+            now,
+            seed=seed(parts),
+            moves_max=request.max_moves,
+            policy=parts.policy,
+        )
+        found = await thought(parts, work)
+        revision = tables.revision
+        if found.moves and not request.dry_run:
+            revision = (await parts.commit(lambda desk: order(desk, found.moves))).revision
+        return answer(found, revision, now + MOVE_S)
+
+
+def _headroom(
+    tables: Tables, now: float, *, seed: int, policy: PlacementPolicy
+) -> planning.HeadroomResponse:
+    survey = Survey(tables, now, seed=seed, policy=policy)
+    until = time.monotonic() + HEADROOM_MAX_S
+    for _ in survey:
+        if time.monotonic() >= until:
+            break
+    return headroom_answer(survey.result, room(cluster_view(tables)))
 
 
 def documents_of(documents: Sequence[control.Document]) -> list[applying.Wanted]:

@@ -20,7 +20,16 @@ from bayplan.wire._pb.bayplan.v1 import dispatcher_pb2 as dispatcher
 from bayplan.wire._pb.bayplan.v1 import types_pb2
 from bayplan.wire._pb.bayplan.v1.control_pb2_grpc import ControlServicer
 from bayplan.wire.convert import UnknownValue, from_pb
-from controller.server import applying, foresight, intent, nodes, people, rollouts, runs
+from controller.server import (
+    applying,
+    foresight,
+    intent,
+    nodes,
+    people,
+    rollouts,
+    runs,
+    supposing,
+)
 from controller.server.auth import CALLER
 from controller.server.intent import Desk, Outcome
 from controller.server.parts import Parts, new_uid
@@ -182,7 +191,7 @@ class Writes(ControlServicer):
             return nodes.drain(desk, request.node, request.force, request.deadline_s)
 
         if request.dry_run:
-            return self._foretell(decide)
+            return await supposing.drain_foretold(self._parts, request.node, decide)
         return await self._parts.commit(decide)
 
     def _foretell(self, decide: Callable[[Desk], Outcome]) -> control.ChangeResponse:

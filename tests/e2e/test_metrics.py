@@ -114,3 +114,15 @@ def test_promtool_has_no_complaint(cluster: Rig) -> None:
             ["promtool", "check", "metrics"], input=text, capture_output=True, timeout=30
         )
         assert (checked.returncode, checked.stdout + checked.stderr) == (0, b""), address
+
+
+def test_the_controller_says_whether_the_loss_of_a_host_fits(cluster: Rig) -> None:
+    """Three small tasks have room on two hosts, and on one."""
+    cluster.bay("apply", "-", stdin=a_service("shop"))
+
+    def said() -> bool:
+        text = scrape(cluster, f"{cluster.controller}:{WEB_PORT}").decode()
+        wanted = [f'bayplan_controller_loss_fits{{hosts="{n}"}} 1.0' for n in (1, 2)]
+        return all(line in text for line in wanted)
+
+    eventually("any one and any two fit", said, timeout_s=60)

@@ -45,6 +45,21 @@ class PlanningStub:
                 request_serializer=bayplan_dot_v1_dot_planning__pb2.ExplainRequest.SerializeToString,
                 response_deserializer=bayplan_dot_v1_dot_planning__pb2.ExplainResponse.FromString,
                 _registered_method=True)
+        self.WhatIf = channel.unary_unary(
+                '/bayplan.v1.Planning/WhatIf',
+                request_serializer=bayplan_dot_v1_dot_planning__pb2.WhatIfRequest.SerializeToString,
+                response_deserializer=bayplan_dot_v1_dot_planning__pb2.WhatIfResponse.FromString,
+                _registered_method=True)
+        self.Headroom = channel.unary_unary(
+                '/bayplan.v1.Planning/Headroom',
+                request_serializer=bayplan_dot_v1_dot_planning__pb2.HeadroomRequest.SerializeToString,
+                response_deserializer=bayplan_dot_v1_dot_planning__pb2.HeadroomResponse.FromString,
+                _registered_method=True)
+        self.Rebalance = channel.unary_unary(
+                '/bayplan.v1.Planning/Rebalance',
+                request_serializer=bayplan_dot_v1_dot_planning__pb2.RebalanceRequest.SerializeToString,
+                response_deserializer=bayplan_dot_v1_dot_planning__pb2.RebalanceResponse.FromString,
+                _registered_method=True)
 
 
 class PlanningServicer:
@@ -63,6 +78,25 @@ class PlanningServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WhatIf(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Headroom(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Rebalance(self, request, context):
+        """operator, since it writes unless it is a dry run
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PlanningServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -75,6 +109,21 @@ def add_PlanningServicer_to_server(servicer, server):
                     servicer.Explain,
                     request_deserializer=bayplan_dot_v1_dot_planning__pb2.ExplainRequest.FromString,
                     response_serializer=bayplan_dot_v1_dot_planning__pb2.ExplainResponse.SerializeToString,
+            ),
+            'WhatIf': grpc.unary_unary_rpc_method_handler(
+                    servicer.WhatIf,
+                    request_deserializer=bayplan_dot_v1_dot_planning__pb2.WhatIfRequest.FromString,
+                    response_serializer=bayplan_dot_v1_dot_planning__pb2.WhatIfResponse.SerializeToString,
+            ),
+            'Headroom': grpc.unary_unary_rpc_method_handler(
+                    servicer.Headroom,
+                    request_deserializer=bayplan_dot_v1_dot_planning__pb2.HeadroomRequest.FromString,
+                    response_serializer=bayplan_dot_v1_dot_planning__pb2.HeadroomResponse.SerializeToString,
+            ),
+            'Rebalance': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rebalance,
+                    request_deserializer=bayplan_dot_v1_dot_planning__pb2.RebalanceRequest.FromString,
+                    response_serializer=bayplan_dot_v1_dot_planning__pb2.RebalanceResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -131,6 +180,87 @@ class Planning:
             '/bayplan.v1.Planning/Explain',
             bayplan_dot_v1_dot_planning__pb2.ExplainRequest.SerializeToString,
             bayplan_dot_v1_dot_planning__pb2.ExplainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WhatIf(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bayplan.v1.Planning/WhatIf',
+            bayplan_dot_v1_dot_planning__pb2.WhatIfRequest.SerializeToString,
+            bayplan_dot_v1_dot_planning__pb2.WhatIfResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Headroom(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bayplan.v1.Planning/Headroom',
+            bayplan_dot_v1_dot_planning__pb2.HeadroomRequest.SerializeToString,
+            bayplan_dot_v1_dot_planning__pb2.HeadroomResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rebalance(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bayplan.v1.Planning/Rebalance',
+            bayplan_dot_v1_dot_planning__pb2.RebalanceRequest.SerializeToString,
+            bayplan_dot_v1_dot_planning__pb2.RebalanceResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1706,6 +1706,8 @@ class Task(message.Message):
     DEVICES_FIELD_NUMBER: builtins.int
     PINNED_NODE_FIELD_NUMBER: builtins.int
     GIVEN_UP_AT_FIELD_NUMBER: builtins.int
+    MOVES_TO_FIELD_NUMBER: builtins.int
+    MOVES_UNTIL_AT_FIELD_NUMBER: builtins.int
     namespace: builtins.str
     service: builtins.str
     service_uid: builtins.str
@@ -1722,6 +1724,8 @@ class Task(message.Message):
     reason: builtins.str
     pinned_node: builtins.str
     given_up_at: builtins.float
+    moves_to: builtins.str
+    moves_until_at: builtins.float
     @builtins.property
     def ports(self) -> containers.RepeatedCompositeFieldContainer[PublishedPort]: ...
     @builtins.property
@@ -1747,10 +1751,12 @@ class Task(message.Message):
         devices: abc.Iterable[DeviceShare] | None = ...,
         pinned_node: builtins.str = ...,
         given_up_at: builtins.float = ...,
+        moves_to: builtins.str = ...,
+        moves_until_at: builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["attempt", b"attempt", "created_at", b"created_at", "desired", b"desired", "devices", b"devices", "epoch", b"epoch", "generation", b"generation", "given_up_at", b"given_up_at", "namespace", b"namespace", "node", b"node", "not_before_at", b"not_before_at", "pinned_node", b"pinned_node", "ports", b"ports", "reason", b"reason", "service", b"service", "service_uid", b"service_uid", "slot", b"slot", "template_hash", b"template_hash", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["attempt", b"attempt", "created_at", b"created_at", "desired", b"desired", "devices", b"devices", "epoch", b"epoch", "generation", b"generation", "given_up_at", b"given_up_at", "moves_to", b"moves_to", "moves_until_at", b"moves_until_at", "namespace", b"namespace", "node", b"node", "not_before_at", b"not_before_at", "pinned_node", b"pinned_node", "ports", b"ports", "reason", b"reason", "service", b"service", "service_uid", b"service_uid", "slot", b"slot", "template_hash", b"template_hash", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
