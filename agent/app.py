@@ -166,6 +166,7 @@ class Agent:
     def _make_session(self) -> Session:
         # Both import grpc, which must not be loaded before the zygote was started.
         from agent.session import Callbacks, Session
+        from agent.stats import Usage
         from agent.tunnels import Host, Tunnels
 
         self._tunnels = Tunnels(
@@ -175,6 +176,7 @@ class Agent:
                 finished=self._finished,
                 execute=self._execute,
                 order=self._orders.carry_out,
+                stats=Usage(self._core.status, self._bundles.cgroup, self._clock.now).read,
             )
         )
         callbacks = Callbacks(

@@ -8,7 +8,7 @@ gRPC's flow control holds the reader of a log back, and a process whose output n
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -27,6 +27,7 @@ TUNNELS_MAX: Final = 200
 LINES_MAX: Final = 200
 LINES_BYTES_MAX: Final = 128 * 1024
 FRAMES_MAX: Final = 64
+STATS_INTERVAL_MIN_S: Final = 0.5
 ENDED_POLL_S: Final = 0.2
 CLOSE_S: Final = 5.0
 """How long the controller may take to read the end of a stream."""
@@ -43,6 +44,8 @@ class Host:
     finished: Callable[[str], bool | None]
     execute: Callable[[str, pb.ExecStart], Awaitable[ExecSession]]
     order: Callable[[str, pb.TaskOrder], Awaitable[None]]
+    stats: Callable[[Sequence[str]], pb.StatsBatch]
+    """Reads files: called in a thread."""
 
 
 class Tunnels:
@@ -117,6 +120,8 @@ class Tunnels:
                 await self._exec(call, frames, request)
             case "order":
                 await self._order(call, request)
+            case "stats":
+                await self._stats(call, frames, request.stats)
             case _:
                 raise InvalidSpec("this agent does not know what was asked for; upgrade it")
 
@@ -128,6 +133,27 @@ class Tunnels:
         except BayplanError as error:
             done.error = str(error)
         await call.write(pb.TunnelFrame(order_done=done))
+
+    async def _stats(self, call: Any, frames: _Frames, wanted: pb.StatsRequest) -> None:
+        """Until the controller has enough. Who reads slowly gets fewer."""
+        uids = tuple(wanted.task_uids)
+        pause_s = max(wanted.interval_s, STATS_INTERVAL_MIN_S)
+
+        async def tell() -> None:
+            while True:
+                batch = await asyncio.to_thread(self._host.stats, uids)
+                await call.write(pb.TunnelFrame(stats=batch))
+                await asyncio.sleep(pause_s)
+
+        work = [asyncio.create_task(tell()), asyncio.create_task(_closed(frames))]
+        try:
+            done, _ = await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in work:
+                task.cancel()
+            await asyncio.gather(*work, return_exceptions=True)
 
     # -- logs --------------------------------------------------------------------------------
 

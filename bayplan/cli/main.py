@@ -25,6 +25,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "whatif": ("whatif", "What if nodes were lost, drained or added, or specs changed."),
     "rebalance": ("rebalance", "Move the few tasks that are better placed elsewhere."),
     "logs": ("logs", "What the tasks of a service wrote."),
+    "top": ("top", "What tasks use: processor, memory, processes, disk, network."),
     "exec": ("exec", "Run a command in a task."),
     "kill": ("kill", "Send a signal to tasks."),
     "pause": ("pause", "Stop tasks' processes where they are."),

@@ -40,6 +40,18 @@ async def running_task(
     return task_name(running[0].task)
 
 
+async def top_target(client: Client, namespace: str, name: str) -> tuple[str, str]:
+    """(service, task) of a name, one of them empty: `web`, `web.1`, `web.1.2`; nothing for
+    nothing. Raises NotFound."""
+    from bayplan.cli.verbs.describe import TASK_NAME
+
+    if match := TASK_NAME.fullmatch(name):
+        return match["service"], name
+    if match := _SLOT.fullmatch(name):
+        return match["service"], await running_task(client, namespace, name)
+    return name, ""
+
+
 def _serves(view: object) -> bool:
     from bayplan.cli.render import word
 

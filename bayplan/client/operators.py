@@ -89,6 +89,10 @@ class Client(PlanningCalls):
     def logs(self, request: dispatcher.LogsRequest) -> AsyncIterator[dispatcher.LogLine]:
         return self._stream("Logs", request)
 
+    def top(self, request: control.TopRequest) -> AsyncIterator[dispatcher.StatsBatch]:
+        """What tasks use, a node at a time, until the caller stops."""
+        return self._stream("Top", request)
+
     # Operators
 
     async def apply(

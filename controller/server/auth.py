@@ -61,6 +61,7 @@ RULES: Final[Mapping[str, Rule]] = {
     CONTROL + "ListIdentities": _READ,
     CONTROL + "ListVersions": _READ,
     CONTROL + "Logs": Rule(Need.VIEWER),
+    CONTROL + "Top": Rule(Need.VIEWER),
     CONTROL + "Apply": _WRITE,
     CONTROL + "Scale": _WRITE,
     CONTROL + "Restart": _WRITE,

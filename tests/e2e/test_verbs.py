@@ -17,10 +17,19 @@ def a_ticker(name: str) -> str:
     return a_service(name, replicas="2", command=TICKER, ports="", health="", stop="{grace: 30s}")
 
 
-def test_pause_unpause_and_kill(cluster: Rig) -> None:
-    """A paused task does not serve and cannot be executed in; a kill ends also a paused one, and
-    its restart policy starts it again; a stop lets a paused one go on first."""
+def test_top_pause_unpause_and_kill(cluster: Rig) -> None:
+    """What each uses is shown. A paused task does not serve and cannot be executed in; a kill ends
+    also a paused one, and its restart policy starts it again; a stop lets it go on first."""
     cluster.bay("apply", "-", stdin=a_ticker("tick"))
+    rows = json.loads(cluster.bay("top", "tick", "--once", "-o", "json"))
+    assert [row["task"] for row in rows] == ["tick.1.1", "tick.2.1"]
+    assert {row["node"] for row in rows} <= set(cluster.hosts)
+    for row in rows:
+        assert row["memory_limit_bytes"] == 16 << 20
+        assert 0 < row["memory_working_set_bytes"] <= 16 << 20
+        assert row["pids"] >= 1
+        assert row["cpu_cores"] is not None
+        assert row["network_receive_bytes_per_s"] is not None
     assert "paused" in cluster.bay("pause", "tick.1")
     eventually("1 of 2 serves", lambda: cluster.service("tick")["replicas_ready"] == 1)
     shown = cluster.bay("describe", "tick")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from agent.runtime.cgroups.hierarchy import Cgroup, Kind
+from agent.runtime.cgroups.hierarchy import UNIFIED, Cgroup, Kind
 
 _TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 _UNLIMITED_BYTES = 1 << 62
@@ -37,6 +37,25 @@ class Stats:
     io_reads: int = 0
     io_writes: int = 0
     oom_kills: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pressure:
+    """Per cent of the last ten seconds in which some process of the cgroup waited (psi.rst of the
+    kernel); None where the kernel does not say."""
+
+    cpu: float | None = None
+    memory: float | None = None
+    io: float | None = None
+
+
+def pressure(cgroup: Cgroup) -> Pressure:
+    """Kept in the v2 tree alone, also where the controllers are in v1's."""
+    return Pressure(
+        cpu=_some_avg10(cgroup, "cpu.pressure"),
+        memory=_some_avg10(cgroup, "memory.pressure"),
+        io=_some_avg10(cgroup, "io.pressure"),
+    )
 
 
 def stats(cgroup: Cgroup) -> Stats:
@@ -114,6 +133,16 @@ def _stats_v2(cgroup: Cgroup) -> Stats:
         io_writes=io.get("wios", 0),
         oom_kills=oom_kills(cgroup),
     )
+
+
+def _some_avg10(cgroup: Cgroup, name: str) -> float | None:
+    """Of `some avg10=1.20 avg60=…`."""
+    try:
+        words = _text(cgroup, UNIFIED, name).split()
+    except OSError:  # EOPNOTSUPP: switched off when the kernel was started
+        return None
+    values = dict(word.partition("=")[::2] for word in words[1:2])
+    return float(values["avg10"]) if words[:1] == ["some"] and "avg10" in values else None
 
 
 def _text(cgroup: Cgroup, controller: str, name: str) -> str:

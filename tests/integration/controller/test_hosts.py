@@ -8,6 +8,7 @@ import ssl
 import subprocess
 import urllib.error
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +209,42 @@ async def test_orders_reach_the_host_and_its_answer_the_operator(own: Running) -
         told = {(e.reason, e.message) async for e in events}
         assert ("Signalled", "SIGUSR1 sent by admin") in told
         assert ("Paused", "paused by admin") in told
+
+
+async def test_top_gathers_from_the_hosts(own: Running) -> None:
+    """The figures of the tasks asked for, with the names the controller knows; a host that goes is
+    told in a notice; viewers may look."""
+    own.start()
+    credentials = await a_node(own, "worker")
+    viewer = await a_user(own, "vera", types_pb2.ROLE_VIEWER)
+    async with own.client(viewer) as reader, own.client() as client, asyncio.timeout(60):
+        async with Host("worker", own.addresses["control"], credentials) as host:
+            await client.apply(applying(a_service("used", replicas=1)))
+            view = await serving(client, "used", 1)
+            host.tell(replace(host.status(view.tasks[0].task), pid=7))
+            uid = view.tasks[0].task.uid
+            stream = reader.top(control.TopRequest(namespace="default", service="used"))
+            answering = asyncio.create_task(serve_stats(host, uid))
+            batch = await anext(stream)
+            assert [(s.task, s.node, s.cpu_ns) for s in batch.tasks] == [("used.1.1", "worker", 5)]
+            answering.cancel()
+        while not (batch := await anext(stream)).notice:
+            pass
+        assert "worker" in batch.notice
+        with pytest.raises(NotFound, match="there is no service none"):
+            await anext(reader.top(control.TopRequest(namespace="default", service="none")))
+
+
+async def serve_stats(host: Host, uid: str) -> None:
+    """One look, which also tells of a task that nobody asked for."""
+    asked = await host.asked.get()
+    assert list(asked.stats.task_uids) == [uid]
+    async with host.tunnel(asked.tunnel) as call:
+        told = [
+            pb.TaskStats(task_uid=u, task="forged", node="forged", cpu_ns=5) for u in (uid, "x")
+        ]
+        await call.write(pb.TunnelFrame(stats=pb.StatsBatch(tasks=told)))
+        await call.read()
 
 
 async def execute(client: clients.Client, host: Host, task: str) -> list[Any]:

@@ -43,6 +43,17 @@ def test_swap_below_memory_is_refused(tmp_path: Path) -> None:
         cgroups.apply(unified(tmp_path), replace(LIMITS, memory_swap_bytes=5))
 
 
+def test_pressure(tmp_path: Path) -> None:
+    """What waited of the last ten seconds, where the kernel says so."""
+    cgroup = unified(
+        tmp_path,
+        cpu__pressure="some avg10=1.25 avg60=0.50 avg300=0.10 total=9\nfull avg10=0.00 total=0\n",
+        memory__pressure="",
+    )
+    found = cgroups.pressure(cgroup)
+    assert (found.cpu, found.memory, found.io) == (1.25, None, None)
+
+
 def test_missing_controller_is_named(tmp_path: Path) -> None:
     """A limit no controller can hold is not ignored."""
     cgroup = Cgroup(kind=Kind.V1, path="/x", directories={})

@@ -53,6 +53,7 @@ class Fake(ControlServicer):
         self.applied: list[Any] = []
         self.lines: list[Any] = []
         self.frozen = ""
+        self.stats: list[Any] = []
         self.node: Any = None
         self.secrets: list[Any] = []
 
@@ -105,6 +106,20 @@ class Fake(ControlServicer):
         self._ask("Apply", request, context)
         self.applied.append(request)
         return control.ApplyResponse(changes=self.changes, revision=7)
+
+    def Top(self, request: Any, context: Any) -> Iterator[Any]:
+        self._ask("Top", request, context)
+        yield from self.stats
+        while context.is_active():
+            time.sleep(0.01)
+
+    def SignalTask(self, request: Any, context: Any) -> Any:
+        self._ask("SignalTask", request, context)
+        return control.ChangeResponse(changes=self.changes, revision=7)
+
+    def PauseTask(self, request: Any, context: Any) -> Any:
+        self._ask("PauseTask", request, context)
+        return control.ChangeResponse(changes=self.changes, revision=7)
 
     def Scale(self, request: Any, context: Any) -> Any:
         self._ask("Scale", request, context)

@@ -530,3 +530,68 @@ def test_taints_are_read_as_they_are_shown(cluster: Fake, bay: Bay) -> None:
     code, _, err = bay("node", "taint", "h1", "gpu:never")
     assert code == 2
     assert '"gpu:never" is not a taint; write KEY:EFFECT' in err
+
+
+def a_look(task: str, at: float, **figures: int) -> dispatcher.TaskStats:
+    made: dict[str, Any] = {"memory_limit_bytes": 32 << 20, "pids": 3, "incarnation": 1} | figures
+    return dispatcher.TaskStats(task_uid=task, task=task, node="h1", at=at, **made)
+
+
+def test_top_shows_rates_between_two_looks(cluster: Fake, bay: Bay) -> None:
+    """Cores, share of time held back, bytes a second; what is not known is a dash, in JSON null."""
+    cluster.views = [a_service(tasks=[a_task(1), a_task(2)])]
+    for view, name in zip(cluster.views[0].tasks, ("web.1.1", "web.2.1"), strict=True):
+        view.task.uid = name
+        view.status.pid = 7
+    first = [a_look("web.2.1", 10.0), a_look("web.1.1", 10.0, network_receive_bytes=100)]
+    busy = {"cpu_ns": 3_000_000_000, "cpu_throttled_ns": 500_000_000, "io_read_bytes": 4096}
+    second = [
+        a_look("web.2.1", 12.0, incarnation=2),  # it was started again: no rate yet
+        a_look(
+            "web.1.1", 12.0, network_receive_bytes=300, memory_working_set_bytes=1 << 20, **busy
+        ),
+    ]
+    third = [a_look("web.2.1", 14.0, incarnation=2)]
+    cluster.stats = [dispatcher.StatsBatch(tasks=looks) for looks in (first, second, third)]
+    code, out, err = bay("top", "web", "--once")
+    assert (code, err) == (0, "")
+    assert out.splitlines() == [
+        "TASK    NODE CPU  THROTTLED MEM        PIDS DISK(r/w) NET(in/out) PRESSURE(c/m/d)",
+        "web.1.1 h1   1.50 25%       1MiB/32MiB 3    2KiB/0B   100B/-      -/-/-",
+        "web.2.1 h1   0.00 0%        0B/32MiB   3    0B/0B     -/-         -/-/-",
+    ]
+    assert (cluster.asked["Top"].service, cluster.asked["Top"].task) == ("web", "")
+    code, out, _ = bay("top", "web", "--once", "-o", "json")
+    (row, _) = json.loads(out)
+    assert (row["cpu_cores"], row["network_send_bytes_per_s"]) == (1.5, None)
+
+
+def test_top_says_which_node_does_not_answer(cluster: Fake, bay: Bay) -> None:
+    """One look that cannot be whole fails."""
+    cluster.views = [a_service(tasks=[a_task(1)])]
+    cluster.views[0].tasks[0].status.pid = 7
+    cluster.stats = [dispatcher.StatsBatch(notice="node h1 is not connected")]
+    code, out, err = bay("top", "--once")
+    assert (code, out, err) == (6, "", "bay: node h1 is not connected\n")
+    assert bay("top", "-i", "0.1s")[0] == 2
+
+
+def test_orders_name_tasks_by_slot(cluster: Fake, bay: Bay) -> None:
+    """web.1 is what runs there; a service is not a task."""
+    cluster.views = [a_service(tasks=[a_task(1), a_task(2, attempt=3)])]
+    cluster.changes = [
+        control.Change(kind="Task", name="web.2.3", action="update", effect="paused")
+    ]
+    code, out, _ = bay("pause", "web.2")
+    assert (code, out) == (0, "~ Task web.2.3 update\n    => paused\n")
+    assert cluster.asked["PauseTask"].task == "shop-web.2.3"
+    assert bay("kill", "-s", "HUP", "web.1.9")[0] == 0
+    assert (cluster.asked["SignalTask"].task, cluster.asked["SignalTask"].signal) == (
+        "web.1.9",
+        "HUP",
+    )
+    code, _, err = bay("kill", "web")
+    assert (code, err) == (
+        3,
+        'bay: "web" is not the name of a task; write e.g. web.1 or web.1.2\n',
+    )

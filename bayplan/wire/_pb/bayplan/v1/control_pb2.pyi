@@ -745,6 +745,34 @@ class ChangeResponse(message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
+class TopRequest(message.Message):
+    """Empty fields do not narrow down; `task` is one by name (`service.slot.attempt`)."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    SERVICE_FIELD_NUMBER: builtins.int
+    TASK_FIELD_NUMBER: builtins.int
+    INTERVAL_S_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    service: builtins.str
+    task: builtins.str
+    interval_s: builtins.float
+    def __init__(
+        self,
+        *,
+        namespace: builtins.str = ...,
+        service: builtins.str = ...,
+        task: builtins.str = ...,
+        interval_s: builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["interval_s", b"interval_s", "namespace", b"namespace", "service", b"service", "task", b"task"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
 class TaskRequest(message.Message):
     DESCRIPTOR: descriptor.Descriptor
 

@@ -92,6 +92,11 @@ class ControlStub:
                 request_serializer=bayplan_dot_v1_dot_dispatcher__pb2.LogsRequest.SerializeToString,
                 response_deserializer=bayplan_dot_v1_dot_dispatcher__pb2.LogLine.FromString,
                 _registered_method=True)
+        self.Top = channel.unary_stream(
+                '/bayplan.v1.Control/Top',
+                request_serializer=bayplan_dot_v1_dot_control__pb2.TopRequest.SerializeToString,
+                response_deserializer=bayplan_dot_v1_dot_dispatcher__pb2.StatsBatch.FromString,
+                _registered_method=True)
         self.ListVersions = channel.unary_unary(
                 '/bayplan.v1.Control/ListVersions',
                 request_serializer=bayplan_dot_v1_dot_control__pb2.GetServiceRequest.SerializeToString,
@@ -291,6 +296,13 @@ class ControlServicer:
 
     def Logs(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Top(self, request, context):
+        """One node's tasks in each message, until the caller goes.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -513,6 +525,11 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.Logs,
                     request_deserializer=bayplan_dot_v1_dot_dispatcher__pb2.LogsRequest.FromString,
                     response_serializer=bayplan_dot_v1_dot_dispatcher__pb2.LogLine.SerializeToString,
+            ),
+            'Top': grpc.unary_stream_rpc_method_handler(
+                    servicer.Top,
+                    request_deserializer=bayplan_dot_v1_dot_control__pb2.TopRequest.FromString,
+                    response_serializer=bayplan_dot_v1_dot_dispatcher__pb2.StatsBatch.SerializeToString,
             ),
             'ListVersions': grpc.unary_unary_rpc_method_handler(
                     servicer.ListVersions,
@@ -942,6 +959,33 @@ class Control:
             '/bayplan.v1.Control/Logs',
             bayplan_dot_v1_dot_dispatcher__pb2.LogsRequest.SerializeToString,
             bayplan_dot_v1_dot_dispatcher__pb2.LogLine.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Top(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/bayplan.v1.Control/Top',
+            bayplan_dot_v1_dot_control__pb2.TopRequest.SerializeToString,
+            bayplan_dot_v1_dot_dispatcher__pb2.StatsBatch.FromString,
             options,
             channel_credentials,
             insecure,

@@ -51,6 +51,8 @@ class ControlStub:
     ListSecrets: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListSecretsRequest, _control_pb2.ListSecretsResponse]
     ListIdentities: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListIdentitiesRequest, _control_pb2.ListIdentitiesResponse]
     Logs: _grpc.UnaryStreamMultiCallable[_dispatcher_pb2.LogsRequest, _dispatcher_pb2.LogLine]
+    Top: _grpc.UnaryStreamMultiCallable[_control_pb2.TopRequest, _dispatcher_pb2.StatsBatch]
+    """One node's tasks in each message, until the caller goes."""
     ListVersions: _grpc.UnaryUnaryMultiCallable[_control_pb2.GetServiceRequest, _control_pb2.ListVersionsResponse]
     Apply: _grpc.UnaryUnaryMultiCallable[_control_pb2.ApplyRequest, _control_pb2.ApplyResponse]
     """operator"""
@@ -99,6 +101,8 @@ class ControlAsyncStub(ControlStub):
     ListSecrets: _aio.UnaryUnaryMultiCallable[_control_pb2.ListSecretsRequest, _control_pb2.ListSecretsResponse]  # type: ignore[assignment]
     ListIdentities: _aio.UnaryUnaryMultiCallable[_control_pb2.ListIdentitiesRequest, _control_pb2.ListIdentitiesResponse]  # type: ignore[assignment]
     Logs: _aio.UnaryStreamMultiCallable[_dispatcher_pb2.LogsRequest, _dispatcher_pb2.LogLine]  # type: ignore[assignment]
+    Top: _aio.UnaryStreamMultiCallable[_control_pb2.TopRequest, _dispatcher_pb2.StatsBatch]  # type: ignore[assignment]
+    """One node's tasks in each message, until the caller goes."""
     ListVersions: _aio.UnaryUnaryMultiCallable[_control_pb2.GetServiceRequest, _control_pb2.ListVersionsResponse]  # type: ignore[assignment]
     Apply: _aio.UnaryUnaryMultiCallable[_control_pb2.ApplyRequest, _control_pb2.ApplyResponse]  # type: ignore[assignment]
     """operator"""
@@ -210,6 +214,14 @@ class ControlServicer(metaclass=_abc_1.ABCMeta):
         request: _dispatcher_pb2.LogsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_dispatcher_pb2.LogLine], _abc.AsyncIterator[_dispatcher_pb2.LogLine]]: ...
+
+    @_abc_1.abstractmethod
+    def Top(
+        self,
+        request: _control_pb2.TopRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_dispatcher_pb2.StatsBatch], _abc.AsyncIterator[_dispatcher_pb2.StatsBatch]]:
+        """One node's tasks in each message, until the caller goes."""
 
     @_abc_1.abstractmethod
     def ListVersions(

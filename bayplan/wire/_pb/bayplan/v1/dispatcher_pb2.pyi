@@ -525,6 +525,7 @@ class OpenTunnel(message.Message):
     LOGS_FIELD_NUMBER: builtins.int
     EXEC_FIELD_NUMBER: builtins.int
     ORDER_FIELD_NUMBER: builtins.int
+    STATS_FIELD_NUMBER: builtins.int
     TASK_UID_FIELD_NUMBER: builtins.int
     tunnel: builtins.str
     task_uid: builtins.str
@@ -535,6 +536,8 @@ class OpenTunnel(message.Message):
     def exec(self) -> ExecStart: ...
     @builtins.property
     def order(self) -> TaskOrder: ...
+    @builtins.property
+    def stats(self) -> StatsRequest: ...
     def __init__(
         self,
         *,
@@ -542,13 +545,14 @@ class OpenTunnel(message.Message):
         logs: LogsRequest | None = ...,
         exec: ExecStart | None = ...,
         order: TaskOrder | None = ...,
+        stats: StatsRequest | None = ...,
         task_uid: builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["exec", b"exec", "logs", b"logs", "order", b"order", "request", b"request"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["exec", b"exec", "logs", b"logs", "order", b"order", "request", b"request", "stats", b"stats"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["exec", b"exec", "logs", b"logs", "order", b"order", "request", b"request", "task_uid", b"task_uid", "tunnel", b"tunnel"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["exec", b"exec", "logs", b"logs", "order", b"order", "request", b"request", "stats", b"stats", "task_uid", b"task_uid", "tunnel", b"tunnel"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_request: _TypeAlias = typing.Literal["logs", "exec", "order"]  # noqa: Y015
+    _WhichOneofReturnType_request: _TypeAlias = typing.Literal["logs", "exec", "order", "stats"]  # noqa: Y015
     _WhichOneofArgType_request: _TypeAlias = typing.Literal["request", b"request"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_request) -> _WhichOneofReturnType_request | None: ...
 
@@ -592,6 +596,168 @@ class OrderDone(message.Message):
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = typing.Literal["error", b"error"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class StatsRequest(message.Message):
+    """What running containers use, now and every `interval_s` seconds. Tasks without a container are
+    left out; the interval is at least half a second.
+    """
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    TASK_UIDS_FIELD_NUMBER: builtins.int
+    INTERVAL_S_FIELD_NUMBER: builtins.int
+    interval_s: builtins.float
+    @builtins.property
+    def task_uids(self) -> containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        task_uids: abc.Iterable[builtins.str] | None = ...,
+        interval_s: builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["interval_s", b"interval_s", "task_uids", b"task_uids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class TaskStats(message.Message):
+    """Counters since the container's start; rates are for the reader to make, by `at` (the host's clock).
+    Limits of 0: none. Pressure: per cent of the last ten seconds in which some process waited for it
+    (the kernel's psi.rst); absent where the kernel does not say. Network: of the container's own
+    interfaces; absent in the host's network.
+    """
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    TASK_UID_FIELD_NUMBER: builtins.int
+    TASK_FIELD_NUMBER: builtins.int
+    NODE_FIELD_NUMBER: builtins.int
+    AT_FIELD_NUMBER: builtins.int
+    INCARNATION_FIELD_NUMBER: builtins.int
+    PAUSED_FIELD_NUMBER: builtins.int
+    CPU_NS_FIELD_NUMBER: builtins.int
+    CPU_PERIODS_FIELD_NUMBER: builtins.int
+    CPU_THROTTLED_PERIODS_FIELD_NUMBER: builtins.int
+    CPU_THROTTLED_NS_FIELD_NUMBER: builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: builtins.int
+    MEMORY_WORKING_SET_BYTES_FIELD_NUMBER: builtins.int
+    MEMORY_SWAP_BYTES_FIELD_NUMBER: builtins.int
+    MEMORY_LIMIT_BYTES_FIELD_NUMBER: builtins.int
+    MEMORY_PEAK_BYTES_FIELD_NUMBER: builtins.int
+    OOM_KILLS_FIELD_NUMBER: builtins.int
+    PIDS_FIELD_NUMBER: builtins.int
+    PIDS_LIMIT_FIELD_NUMBER: builtins.int
+    IO_READ_BYTES_FIELD_NUMBER: builtins.int
+    IO_WRITE_BYTES_FIELD_NUMBER: builtins.int
+    NETWORK_RECEIVE_BYTES_FIELD_NUMBER: builtins.int
+    NETWORK_SEND_BYTES_FIELD_NUMBER: builtins.int
+    CPU_PRESSURE_FIELD_NUMBER: builtins.int
+    MEMORY_PRESSURE_FIELD_NUMBER: builtins.int
+    IO_PRESSURE_FIELD_NUMBER: builtins.int
+    task_uid: builtins.str
+    task: builtins.str
+    node: builtins.str
+    at: builtins.float
+    incarnation: builtins.int
+    paused: builtins.bool
+    cpu_ns: builtins.int
+    cpu_periods: builtins.int
+    cpu_throttled_periods: builtins.int
+    cpu_throttled_ns: builtins.int
+    memory_bytes: builtins.int
+    memory_working_set_bytes: builtins.int
+    memory_swap_bytes: builtins.int
+    memory_limit_bytes: builtins.int
+    memory_peak_bytes: builtins.int
+    oom_kills: builtins.int
+    pids: builtins.int
+    pids_limit: builtins.int
+    io_read_bytes: builtins.int
+    io_write_bytes: builtins.int
+    network_receive_bytes: builtins.int
+    network_send_bytes: builtins.int
+    cpu_pressure: builtins.float
+    memory_pressure: builtins.float
+    io_pressure: builtins.float
+    def __init__(
+        self,
+        *,
+        task_uid: builtins.str = ...,
+        task: builtins.str = ...,
+        node: builtins.str = ...,
+        at: builtins.float = ...,
+        incarnation: builtins.int = ...,
+        paused: builtins.bool = ...,
+        cpu_ns: builtins.int = ...,
+        cpu_periods: builtins.int = ...,
+        cpu_throttled_periods: builtins.int = ...,
+        cpu_throttled_ns: builtins.int = ...,
+        memory_bytes: builtins.int = ...,
+        memory_working_set_bytes: builtins.int = ...,
+        memory_swap_bytes: builtins.int = ...,
+        memory_limit_bytes: builtins.int = ...,
+        memory_peak_bytes: builtins.int = ...,
+        oom_kills: builtins.int = ...,
+        pids: builtins.int = ...,
+        pids_limit: builtins.int = ...,
+        io_read_bytes: builtins.int = ...,
+        io_write_bytes: builtins.int = ...,
+        network_receive_bytes: builtins.int | None = ...,
+        network_send_bytes: builtins.int | None = ...,
+        cpu_pressure: builtins.float | None = ...,
+        memory_pressure: builtins.float | None = ...,
+        io_pressure: builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_cpu_pressure", b"_cpu_pressure", "_io_pressure", b"_io_pressure", "_memory_pressure", b"_memory_pressure", "_network_receive_bytes", b"_network_receive_bytes", "_network_send_bytes", b"_network_send_bytes", "cpu_pressure", b"cpu_pressure", "io_pressure", b"io_pressure", "memory_pressure", b"memory_pressure", "network_receive_bytes", b"network_receive_bytes", "network_send_bytes", b"network_send_bytes"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_cpu_pressure", b"_cpu_pressure", "_io_pressure", b"_io_pressure", "_memory_pressure", b"_memory_pressure", "_network_receive_bytes", b"_network_receive_bytes", "_network_send_bytes", b"_network_send_bytes", "at", b"at", "cpu_ns", b"cpu_ns", "cpu_periods", b"cpu_periods", "cpu_pressure", b"cpu_pressure", "cpu_throttled_ns", b"cpu_throttled_ns", "cpu_throttled_periods", b"cpu_throttled_periods", "incarnation", b"incarnation", "io_pressure", b"io_pressure", "io_read_bytes", b"io_read_bytes", "io_write_bytes", b"io_write_bytes", "memory_bytes", b"memory_bytes", "memory_limit_bytes", b"memory_limit_bytes", "memory_peak_bytes", b"memory_peak_bytes", "memory_pressure", b"memory_pressure", "memory_swap_bytes", b"memory_swap_bytes", "memory_working_set_bytes", b"memory_working_set_bytes", "network_receive_bytes", b"network_receive_bytes", "network_send_bytes", b"network_send_bytes", "node", b"node", "oom_kills", b"oom_kills", "paused", b"paused", "pids", b"pids", "pids_limit", b"pids_limit", "task", b"task", "task_uid", b"task_uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cpu_pressure: _TypeAlias = typing.Literal["cpu_pressure"]  # noqa: Y015
+    _WhichOneofArgType__cpu_pressure: _TypeAlias = typing.Literal["_cpu_pressure", b"_cpu_pressure"]  # noqa: Y015
+    _WhichOneofReturnType__io_pressure: _TypeAlias = typing.Literal["io_pressure"]  # noqa: Y015
+    _WhichOneofArgType__io_pressure: _TypeAlias = typing.Literal["_io_pressure", b"_io_pressure"]  # noqa: Y015
+    _WhichOneofReturnType__memory_pressure: _TypeAlias = typing.Literal["memory_pressure"]  # noqa: Y015
+    _WhichOneofArgType__memory_pressure: _TypeAlias = typing.Literal["_memory_pressure", b"_memory_pressure"]  # noqa: Y015
+    _WhichOneofReturnType__network_receive_bytes: _TypeAlias = typing.Literal["network_receive_bytes"]  # noqa: Y015
+    _WhichOneofArgType__network_receive_bytes: _TypeAlias = typing.Literal["_network_receive_bytes", b"_network_receive_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__network_send_bytes: _TypeAlias = typing.Literal["network_send_bytes"]  # noqa: Y015
+    _WhichOneofArgType__network_send_bytes: _TypeAlias = typing.Literal["_network_send_bytes", b"_network_send_bytes"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cpu_pressure) -> _WhichOneofReturnType__cpu_pressure | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__io_pressure) -> _WhichOneofReturnType__io_pressure | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_pressure) -> _WhichOneofReturnType__memory_pressure | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__network_receive_bytes) -> _WhichOneofReturnType__network_receive_bytes | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__network_send_bytes) -> _WhichOneofReturnType__network_send_bytes | None: ...
+
+@typing.final
+class StatsBatch(message.Message):
+    """`notice` is no figure: it says why some are missing (a node that does not answer)."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    TASKS_FIELD_NUMBER: builtins.int
+    NOTICE_FIELD_NUMBER: builtins.int
+    notice: builtins.str
+    @builtins.property
+    def tasks(self) -> containers.RepeatedCompositeFieldContainer[TaskStats]: ...
+    def __init__(
+        self,
+        *,
+        tasks: abc.Iterable[TaskStats] | None = ...,
+        notice: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["notice", b"notice", "tasks", b"tasks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -804,6 +970,7 @@ class TunnelFrame(message.Message):
     EXEC_OUTPUT_FIELD_NUMBER: builtins.int
     CLOSE_FIELD_NUMBER: builtins.int
     ORDER_DONE_FIELD_NUMBER: builtins.int
+    STATS_FIELD_NUMBER: builtins.int
     @builtins.property
     def hello(self) -> TunnelHello: ...
     @builtins.property
@@ -816,6 +983,8 @@ class TunnelFrame(message.Message):
     def close(self) -> TunnelClose: ...
     @builtins.property
     def order_done(self) -> OrderDone: ...
+    @builtins.property
+    def stats(self) -> StatsBatch: ...
     def __init__(
         self,
         *,
@@ -825,12 +994,13 @@ class TunnelFrame(message.Message):
         exec_output: ExecOutput | None = ...,
         close: TunnelClose | None = ...,
         order_done: OrderDone | None = ...,
+        stats: StatsBatch | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["close", b"close", "exec_input", b"exec_input", "exec_output", b"exec_output", "frame", b"frame", "hello", b"hello", "logs", b"logs", "order_done", b"order_done"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["close", b"close", "exec_input", b"exec_input", "exec_output", b"exec_output", "frame", b"frame", "hello", b"hello", "logs", b"logs", "order_done", b"order_done", "stats", b"stats"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["close", b"close", "exec_input", b"exec_input", "exec_output", b"exec_output", "frame", b"frame", "hello", b"hello", "logs", b"logs", "order_done", b"order_done"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["close", b"close", "exec_input", b"exec_input", "exec_output", b"exec_output", "frame", b"frame", "hello", b"hello", "logs", b"logs", "order_done", b"order_done", "stats", b"stats"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_frame: _TypeAlias = typing.Literal["hello", "logs", "exec_input", "exec_output", "close", "order_done"]  # noqa: Y015
+    _WhichOneofReturnType_frame: _TypeAlias = typing.Literal["hello", "logs", "exec_input", "exec_output", "close", "order_done", "stats"]  # noqa: Y015
     _WhichOneofArgType_frame: _TypeAlias = typing.Literal["frame", b"frame"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_frame) -> _WhichOneofReturnType_frame | None: ...
 
