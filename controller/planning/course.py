@@ -79,10 +79,11 @@ class Course:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """What bounds a run, whatever is asked. They count what was done and read no clock, so that
-    the same question has the same answer."""
+    the same question has the same answer. `work_max`: tasks that are looked at after the first
+    step, in which all are."""
 
     steps_max: int = 200
-    moves_max: int = 50_000
+    work_max: int = 60_000
     horizon_s: float = 24 * 3600.0
 
 
@@ -117,19 +118,20 @@ def _services(before: Tables, after: Tables) -> frozenset[Key]:
 def _course(forward: Forward, tables: Tables, keys: Collection[Key], limits: Limits) -> Course:
     begun_at, seen = forward.now, tables
     steps: list[Step] = []
-    count, unfinished = 0, ""
+    unfinished, work = "", -1
     while True:
         forward.settle()
         moves = _moves(seen, forward.tables, forward.preempted)
-        seen = forward.tables
         if moves:
             steps.append(Step(after_s=forward.now - begun_at, moves=moves))
-            count += len(moves)
-        if len(steps) >= limits.steps_max or count >= limits.moves_max:
+        work = forward.work if work < 0 else work
+        done = forward.work - work
+        if moves and (len(steps) >= limits.steps_max or done >= limits.work_max):
             unfinished = _left(forward.tables, keys, len(steps))
             break
-        if forward.obey():
-            seen = forward.tables
+        obeyed = forward.obey()
+        seen = forward.tables
+        if obeyed:
             continue
         at = forward.next_at if _goes_on(forward, keys) else None
         if at is None or at > begun_at + limits.horizon_s:

@@ -19,9 +19,10 @@ from controller.reconcilers.placement import Placement
 from controller.reconcilers.placement import plan as place
 from controller.reconcilers.services import Services
 from controller.scheduler import Explanation
+from controller.store.base import OPERATIONS_MAX
 from controller.store.cache import changed
 from controller.store.memory import MemoryStore
-from controller.tables import Changes, Key, Kind, Put, Stored, Tables
+from controller.tables import Changes, Key, Kind, Put, Require, Stored, Tables
 
 ROUNDS_MAX = 1_000
 """Steps of both loops without anything that a node does in between."""
@@ -33,8 +34,7 @@ class NeverSettles(RuntimeError):
 
 class Forward:
     """`settle` and `obey` by turns, `pass_time` where neither does anything. `preempted`: uids of
-    the tasks that were told to end to make room. `decided`: services looked at so far, a measure
-    of the work."""
+    the tasks that were told to end to make room."""
 
     def __init__(
         self,
@@ -53,12 +53,22 @@ class Forward:
         self._crons_held = False
 
     @property
+    def work(self) -> int:
+        """Tasks that were looked at so far; some ten thousand take a second."""
+        return self._services.weighed
+
+    @property
     def tables(self) -> Tables:
         return self._store.tables
 
     def write(self, changes: Changes) -> None:
-        """What somebody orders. Raises Conflict where it was decided from another view."""
-        self._store.apply(changes)
+        """What somebody orders, whatever of it one transaction would hold. Raises Conflict where
+        it was decided from another view."""
+        conditions = [c for c in changes if isinstance(c, Require)]
+        writes = [c for c in changes if not isinstance(c, Require)]
+        for part in (conditions, writes):
+            for at in range(0, len(part), OPERATIONS_MAX):
+                self._store.apply(tuple(part[at : at + OPERATIONS_MAX]))
 
     def _hold_crons(self) -> None:
         """Jobs that a cron will make as time goes by are no consequence of anything. Only now:

@@ -30,7 +30,8 @@ WAKE_MIN_S = 0.01
 
 
 class Services:
-    """Decides every service that something changed for, and those whose time has come."""
+    """Decides every service that something changed for, and those whose time has come. `weighed`
+    counts the tasks that were looked at: a measure of the work."""
 
     name = "services"
 
@@ -42,6 +43,7 @@ class Services:
         self._wake_of: dict[Key, float] = {}
         self._seen_nodes: Mapping[Key, Stored[Node]] = {}
         self._evicts = False
+        self.weighed = 0
 
     def reset(self) -> None:
         """Forget what was looked at: the next step decides everything anew."""
@@ -96,6 +98,7 @@ class Services:
         )
         if found is None:
             return None
+        self.weighed += len(found.tasks)
         decision = decide(found, now)
         if not decision.groups:
             rest = reap(found, now)

@@ -42,10 +42,16 @@ async def thought(parts: Parts, work: Callable[[], T]) -> T:
             await parts.thinking.acquire()
     except TimeoutError:
         raise Unavailable("other plans are being made", hint="try again in a few seconds") from None
-    try:
-        return await asyncio.to_thread(work)
-    finally:
+    thread = asyncio.ensure_future(asyncio.to_thread(work))
+
+    def over(done: asyncio.Future[T]) -> None:
         parts.thinking.release()
+        if not done.cancelled():
+            done.exception()  # for nobody, where the caller has gone
+
+    # A thread cannot be stopped: where the caller goes away, the next question still waits for it.
+    thread.add_done_callback(over)
+    return await asyncio.shield(thread)
 
 
 async def foresee(
