@@ -112,7 +112,8 @@ def _totals(totals: Any) -> str:
     said = [f"{count} {text}" for count, text in words if count]
     if not said:
         return "No task would start or end."
-    return f"{', '.join(said)}, in {plural(totals.steps, 'step')}."
+    steps = f", in {plural(totals.steps, 'step')}" if totals.steps else ""
+    return f"{', '.join(said)}{steps}."
 
 
 # -- explanations --

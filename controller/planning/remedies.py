@@ -6,14 +6,14 @@ places at least one of them. They come in the order of how little they change.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from bayplan.model.node import TaintEffect
 from bayplan.model.resources import Resources
-from bayplan.model.service import Placement, Toleration
+from bayplan.model.service import Constraint, ConstraintOperator, Placement, Toleration
 from controller.scheduler import ClusterView, NodeView, PendingTask, Rules, schedule
 from controller.scheduler.base import ORDERS, POOL_ANY
 from controller.scheduler.columns import Columns
@@ -26,8 +26,9 @@ CANDIDATES_MAX = 60
 """Changes that are tried: each costs a plan of the tasks alone."""
 TASKS_MAX = 200
 """Waiting tasks that a change is tried with."""
-GRAIN = (10, 1 << 20, 1, 1 << 20)
-"""Amounts are lowered to multiples of this: 0.01 cores, 1 MiB, a process."""
+SHARE_MIN = 0.1
+"""A task that asks for more than ten times what is free is not one that asks a little too much."""
+MIB, GIB = 1 << 20, 1 << 30
 _FIELDS = ("cpu_millis", "memory_bytes", "pids", "disk_bytes")
 
 Pending = tuple[PendingTask, ...]
@@ -47,9 +48,11 @@ class Tried:
 
 @dataclass(frozen=True, slots=True)
 class _Change:
-    """One candidate: what it says, what it costs, and what it makes of tasks and cluster."""
+    """One candidate: what it says, what sort of change it is, how large, and what it makes of
+    tasks and cluster."""
 
     text: str
+    sort: str
     size: float
     tasks: Callable[[PendingTask], PendingTask] = lambda p: p
     cluster: Callable[[ClusterView], ClusterView] = lambda v: v
@@ -62,14 +65,13 @@ def remedies(
     first, tasks = waiting[0], tuple(waiting[:TASKS_MAX])
     bad = _bad(view, first)
     found: list[Tried] = []
-    seen: set[str] = set()
+    most: dict[str, int] = {}
     candidates = sorted(_candidates(view, first, bad), key=lambda c: (c.size, c.text))
     for change in candidates[:CANDIDATES_MAX]:
-        if change.text in seen:
-            continue
-        seen.add(change.text)
         tried = _tried(view, tasks, change, rules, seed)
-        if tried is not None:
+        if tried is not None and tried.fits > most.get(change.sort, 0):
+            # Of one sort of change a larger one only where it helps more tasks.
+            most[change.sort] = tried.fits
             found.append(tried)
         if len(found) >= REMEDIES_MAX:
             break
@@ -122,10 +124,12 @@ def _candidates(
     nearest = rows[np.lexsort((rows, lacking[rows], failing[rows]))]
     found = 0
     for row in nearest.tolist():
-        edits = _edits(columns, pending, [f for f in bad if f.bad[row]], row)
-        if edits:
-            yield _all_of(edits)
-            found += 1
+        fallen = [f for f in bad if f.bad[row]]
+        for labels in (False, True) if any(f.name == "require" for f in fallen) else (False,):
+            edits = _edits(columns, pending, fallen, row, labels=labels)
+            if edits:
+                yield _all_of(edits)
+                found += 1
         if found >= ROWS_MAX:
             break
     yield from _rules(pending.placement)
@@ -144,16 +148,21 @@ def _all_of(edits: Sequence[_Change]) -> _Change:
         return view
 
     text = " and ".join(e.text for e in edits)
-    return _Change(text, sum(e.size for e in edits), tasks, cluster)
+    sort = " ".join(e.sort for e in edits)
+    return _Change(text, sort, sum(e.size for e in edits), tasks, cluster)
 
 
 def _edits(
-    columns: Columns, pending: PendingTask, fallen: Sequence[Filter], row: int
+    columns: Columns, pending: PendingTask, fallen: Sequence[Filter], row: int, *, labels: bool
 ) -> list[_Change]:
-    """What makes the node take the task; empty: nothing that can be asked for."""
+    """What makes the node take the task; empty: nothing that can be asked for. `labels`: the node
+    gets what is required of it, else that is not required."""
     made: list[_Change] = []
     for name in dict.fromkeys(f.name for f in fallen):
-        edits = _edit(columns, pending, name, row)
+        if name == "require" and labels:
+            edits = _labelled(columns, pending.placement, row)
+        else:
+            edits = _edit(columns, pending, name, row)
         if not edits:
             return []
         made += edits
@@ -165,33 +174,58 @@ def _edit(columns: Columns, pending: PendingTask, name: str, row: int) -> list[_
     match name:
         case "require":
             return [
-                _placement(f"without require `{c.text or negated(c)}`", 1.0, _without(c))
+                _placement(f"without require `{c.text or negated(c)}`", "require", 1.0, _without(c))
                 for c in pending.placement.require
                 if not constraint_rows(columns, c)[row]
             ]
         case "pool":
             pool = node.labels.get("pool", "") or POOL_ANY
-            return [_placement(f"pool: {pool}", 1.0, lambda p: replace(p, pool=pool))]
+            return [_placement(f"pool: {pool}", "pool", 1.0, lambda p: replace(p, pool=pool))]
         case "taint":
             refusing = [t for t in node.taints if t.effect is not TaintEffect.AVOID]
             return [_tolerating(t.key, t.value) for t in refusing]
         case "near" | "apart":
-            return [_placement(f"without required {name}", 1.5, _unneighboured(name))]
+            return [_placement(f"without required {name}", name, 1.5, _unneighboured(name))]
         case "port":
-            return [_Change("publish: auto instead of a port that is in use", 1.0, _auto_ports)]
+            return [
+                _Change("publish: auto instead of a port that is in use", "port", 1.0, _auto_ports)
+            ]
         case "state" if node.blocked in ORDERS:
             text = f"bay node uncordon {node.name} (it is {node.blocked})"
-            return [_Change(text, 2.0, cluster=_with(row, replace(node, blocked="")))]
+            return [_Change(text, "order", 2.0, cluster=_with(row, replace(node, blocked="")))]
         case _ if name in AMOUNTS:
             return _lower(columns, pending, AMOUNTS.index(name), row)
         case _:
             return []
 
 
+def _labelled(columns: Columns, placement: Placement, row: int) -> list[_Change]:
+    node = columns.view.nodes[row]
+    missing = [c for c in placement.require if not constraint_rows(columns, c)[row]]
+    labels = _labels(missing)
+    if labels is None:
+        return []
+    said = " ".join(f"{name}={value}" for name, value in sorted(labels.items()))
+    change = _with(row, replace(node, labels={**node.labels, **labels}))
+    return [_Change(f"bay node label {node.name} {said}", "label", 1.5, cluster=change)]
+
+
+def _labels(constraints: Iterable[Constraint]) -> dict[str, str] | None:
+    """Labels that meet all of them; None: something is asked that a label cannot give."""
+    found: dict[str, str] = {}
+    for each in constraints:
+        kind, _, name = each.key.partition(".")
+        equals = each.operator in (ConstraintOperator.EQ, ConstraintOperator.IN)
+        if kind != "label" or not equals:
+            return None
+        found[name] = each.values[0]
+    return found
+
+
 def _lower(columns: Columns, pending: PendingTask, at: int, row: int) -> list[_Change]:
     wanted = amounts(pending.template.resources)[at]
-    free = int(columns.free[at, row]) // GRAIN[at] * GRAIN[at]
-    if free <= 0:
+    free = _rounded(at, int(columns.free[at, row]))
+    if free < SHARE_MIN * wanted:
         return []
 
     def tasks(p: PendingTask) -> PendingTask:
@@ -199,12 +233,29 @@ def _lower(columns: Columns, pending: PendingTask, at: int, row: int) -> list[_C
         resources: Resources = replace(p.template.resources, **fields)
         return replace(p, template=replace(p.template, resources=resources))
 
-    text = f"{AMOUNTS[at]}: {SHOW[at](free)} instead of {SHOW[at](wanted)}"
-    return [_Change(text, 1 - free / wanted, tasks)]
+    text = f"{AMOUNTS[at]}: {_exactly(at, free)} instead of {SHOW[at](wanted)}"
+    return [_Change(text, AMOUNTS[at], 1 - free / wanted, tasks)]
 
 
-def _placement(text: str, size: float, change: Callable[[Placement], Placement]) -> _Change:
-    return _Change(text, size, lambda p: replace(p, placement=change(p.placement)))
+def _rounded(at: int, amount: int) -> int:
+    """Down to what somebody would write: hundredths of a core, MiB, of much 64 MiB, GiB."""
+    grain = 10 if AMOUNTS[at] == "cpu" else 1
+    if AMOUNTS[at] in ("memory", "disk"):
+        grain = MIB if amount < GIB else 64 * MIB if amount < 16 * GIB else GIB
+    return amount // grain * grain
+
+
+def _exactly(at: int, amount: int) -> str:
+    """As a spec takes it, and not a byte more."""
+    if AMOUNTS[at] in ("memory", "disk") and amount % MIB == 0:
+        return f"{amount // GIB}GiB" if amount % GIB == 0 else f"{amount // MIB}MiB"
+    return SHOW[at](amount)
+
+
+def _placement(
+    text: str, sort: str, size: float, change: Callable[[Placement], Placement]
+) -> _Change:
+    return _Change(text, sort, size, lambda p: replace(p, placement=change(p.placement)))
 
 
 def _without(constraint: object) -> Callable[[Placement], Placement]:
@@ -214,7 +265,9 @@ def _without(constraint: object) -> Callable[[Placement], Placement]:
 def _tolerating(key: str, value: str) -> _Change:
     toleration = Toleration(key=key, value=value)
     text = f"tolerate: [{key}{f' == {value}' if value else ''}]"
-    return _placement(text, 1.0, lambda p: replace(p, tolerate=(*p.tolerate, toleration)))
+    return _placement(
+        text, "tolerate", 1.0, lambda p: replace(p, tolerate=(*p.tolerate, toleration))
+    )
 
 
 def _unneighboured(name: str) -> Callable[[Placement], Placement]:
@@ -240,13 +293,13 @@ def _rules(placement: Placement) -> Iterator[_Change]:
             looser = replace(spread, max_skew=spread.max_skew + 1)
             all_of = (*placement.spread[:at], looser, *placement.spread[at + 1 :])
             text = f"max_skew: {looser.max_skew} over {spread.over} instead of {spread.max_skew}"
-            yield _placement(text, 0.9, lambda p, s=all_of: replace(p, spread=s))  # type: ignore[misc]
+            yield _placement(text, "skew", 0.9, lambda p, s=all_of: replace(p, spread=s))  # type: ignore[misc]
     for key in placement.distinct:
         rest = tuple(k for k in placement.distinct if k != key)
         text = f"without distinct {key}"
-        yield _placement(text, 1.0, lambda p, r=rest: replace(p, distinct=r))  # type: ignore[misc]
+        yield _placement(text, "distinct", 1.0, lambda p, r=rest: replace(p, distinct=r))  # type: ignore[misc]
     if placement.gang:
-        yield _placement("without gang", 1.0, lambda p: replace(p, gang=False))
+        yield _placement("without gang", "gang", 1.0, lambda p: replace(p, gang=False))
 
 
 # -- changes to the cluster --
@@ -264,25 +317,44 @@ def _with(row: int, node: NodeView) -> Callable[[ClusterView], ClusterView]:
 
 def _new_nodes(view: ClusterView, pending: PendingTask, bad: Sequence[Filter]) -> Iterator[_Change]:
     """An empty node like the smallest of those that would do but for what they are short of, or
-    else one as large as it takes."""
+    else one as large as it takes, with the labels that are required."""
     able = np.ones(len(view.nodes), dtype=np.bool_)
     for each in bad:
-        if each.name not in (*AMOUNTS, "state", "port", "device"):
+        if each.name not in (*AMOUNTS, "state", "port", "device", "require"):
             able &= ~each.bad
     if not able.any():
         return
+    columns, require = Columns(view), pending.placement.require
+    meets = [constraint_rows(columns, c) for c in require]
     need = amounts(pending.template.resources)
-    rows = sorted(np.flatnonzero(able).tolist(), key=lambda i: amounts(view.nodes[i].allocatable))
-    fitting = [i for i in rows if _fits(need, amounts(view.nodes[i].allocatable))]
-    like = view.nodes[fitting[0] if fitting else rows[-1]]
-    held = amounts(like.allocatable)
+
+    def order(row: int) -> tuple[int, bool, tuple[int, ...]]:
+        lacking = sum(1 for rows in meets if not rows[row])
+        held = amounts(view.nodes[row].allocatable)
+        return lacking, not _fits(need, held), held
+
+    row = min(np.flatnonzero(able).tolist(), key=order)
+    like, held = view.nodes[row], amounts(view.nodes[row].allocatable)
+    labels = _labels(c for c, rows in zip(require, meets, strict=True) if not rows[row])
+    if labels is None:
+        return
     size = Resources(**dict(zip(_FIELDS, map(max, held, need), strict=True)))
-    node = replace(like, name=NEW_NODE, free=size, allocatable=size, blocked="", device_use={})
+    node = replace(
+        like,
+        name=NEW_NODE,
+        labels={**like.labels, **labels},
+        free=size,
+        allocatable=size,
+        blocked="",
+        device_use={},
+    )
     said = [f"{SHOW[i](a)} {AMOUNTS[i]}" for i, a in enumerate(amounts(size)) if need[i]]
+    said += [f"label {name}={value}" for name, value in sorted(labels.items())]
     shown = f" with {', '.join(said)}" if said else ""
-    like_it = f" (like {like.name})" if fitting else ""
+    like_it = f" (like {like.name})" if _fits(need, held) and not labels else ""
     yield _Change(
         f"one more node{shown}{like_it}",
+        "node",
         2.5,
         cluster=lambda v: replace(v, nodes=(*v.nodes, node), frame=None),
     )

@@ -56,7 +56,7 @@ class Planning(PlanningServicer):
             revision=tables.revision,
             namespace=question.namespace,
             service=question.service,
-            tasks=[_explanation(e) for e in found],
+            tasks=[explanation(e) for e in found],
             left_out=left_out,
         )
 
@@ -152,7 +152,7 @@ def _question(tables: Tables, request: planning.ExplainRequest) -> Question:
     raise AssertionError("find_service raises NotFound")
 
 
-def _explanation(explained: Explained) -> planning.TaskExplanation:
+def explanation(explained: Explained) -> planning.TaskExplanation:
     found, task = explained.found, explained.task
     why = found.why
     return planning.TaskExplanation(

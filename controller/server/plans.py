@@ -170,7 +170,7 @@ def response(
             for s in course.steps
         ],
         pending=[_wait(w) for w in course.waits],
-        outcomes=_outcomes(before, course.tables),
+        outcomes=_outcomes(before, course),
         totals=planning.PlannedTotals(
             start=count[MoveKind.START],
             replace=count[MoveKind.REPLACE],
@@ -213,15 +213,19 @@ def filter_counts(reasons: Iterable[Reason]) -> list[planning.FilterCount]:
     return [planning.FilterCount(filter=r.filter, nodes=r.count, detail=r.detail) for r in reasons]
 
 
-def _outcomes(before: Tables, after: Tables) -> list[planning.PlannedOutcome]:
-    """Of the workloads whose record differs."""
+def _outcomes(before: Tables, course: Course) -> list[planning.PlannedOutcome]:
+    """Of the workloads whose record differs, and of those whose tasks the change moves."""
+    after = course.tables
+    named = {key for key, _, _ in changed(before.services, after.services)}
+    named |= {(m.namespace, m.service) for s in course.steps for m in s.moves if not m.under_way}
+    named |= {(w.namespace, w.service) for w in course.waits if not w.under_way}
     keys = sorted(
         key
-        for key, _, now in changed(before.services, after.services)
-        if now is not None and now.value.spec.cron is None
+        for key in named
+        if (found := after.services.get(key)) is not None and found.value.spec.cron is None
     )
     tasks = wanted(after, keys)
-    found = []
+    made = []
     for key in keys:
         service = after.services[key].value
         stored = after.rollouts.get(key)
@@ -229,7 +233,7 @@ def _outcomes(before: Tables, after: Tables) -> list[planning.PlannedOutcome]:
         job = service.spec.job
         many = job.completions if job is not None else service.replicas
         daemon = str(service.spec.kind) == "Daemon"
-        found.append(
+        made.append(
             planning.PlannedOutcome(
                 kind=str(service.spec.kind),
                 namespace=key[0],
@@ -240,4 +244,4 @@ def _outcomes(before: Tables, after: Tables) -> list[planning.PlannedOutcome]:
                 reason=rollout.reason if rollout is not None else "",
             )
         )
-    return found
+    return made

@@ -32,13 +32,17 @@ from bayplan.wire._pb.bayplan.v1.control_pb2_grpc import (
     ControlServicer,
     add_ControlServicer_to_server,
 )
+from bayplan.wire._pb.bayplan.v1.planning_pb2_grpc import (
+    PlanningServicer,
+    add_PlanningServicer_to_server,
+)
 from bayplan.wire.acceptance import ACCEPTED
 from bayplan.wire.convert import enum_name, to_pb
 
 NOW = 1_800_000_000.0
 
 
-class Fake(ControlServicer):
+class Fake(ControlServicer, PlanningServicer):
     """`views` are what WatchService sends, one after another; `fails` names calls that end with
     a code, a message and a hint; `asked` holds requests by call,
     `applied` all of those to apply."""
@@ -56,6 +60,8 @@ class Fake(ControlServicer):
         self.stats: list[Any] = []
         self.node: Any = None
         self.secrets: list[Any] = []
+        self.plan: Any = None
+        self.explanation: Any = None
 
     def _ask(self, call: str, request: Any, context: Any) -> None:
         self.asked[call] = request
@@ -120,6 +126,14 @@ class Fake(ControlServicer):
     def PauseTask(self, request: Any, context: Any) -> Any:
         self._ask("PauseTask", request, context)
         return control.ChangeResponse(changes=self.changes, revision=7)
+
+    def Plan(self, request: Any, context: Any) -> Any:
+        self._ask("Plan", request, context)
+        return self.plan
+
+    def Explain(self, request: Any, context: Any) -> Any:
+        self._ask("Explain", request, context)
+        return self.explanation
 
     def Scale(self, request: Any, context: Any) -> Any:
         self._ask("Scale", request, context)
@@ -200,6 +214,7 @@ def serve(fake: Fake, directory: Path) -> tuple[grpc.Server, int]:
     person = pki.make_credentials(authority, pki.Holder.OPERATOR, "ada")
     made = grpc.server(ThreadPoolExecutor(8))
     add_ControlServicer_to_server(fake, made)
+    add_PlanningServicer_to_server(fake, made)
     credentials = grpc.ssl_server_credentials(
         [(server.key_pem, server.certificate_pem.encode())],
         root_certificates=authority.certificate_pem.encode(),

@@ -79,16 +79,31 @@ def test_alike_tasks_are_told_together() -> None:
 
 
 def test_a_constraint_that_no_node_meets() -> None:
-    """Doing without it is named, in the operator's words."""
-    found = waiting(a_cluster(h1=4 * GIB), placement=Placement(require=(SSD,)))
-    assert changes(found) == ["without require `label.disk == ssd`"]
+    """Doing without it is named, in the operator's words; a label; a node that has it."""
+    found = waiting(a_cluster(h1=4 * GIB, h2=4 * GIB), placement=Placement(require=(SSD,)))
+    assert changes(found) == [
+        "without require `label.disk == ssd`",
+        "bay node label h1 disk=ssd",
+        "one more node with 8 cpu, 4GiB memory, label disk=ssd",
+    ]
 
 
 def test_what_only_several_changes_together_help() -> None:
     """Each of the nearest node's lacks is made up for."""
     found = waiting(a_cluster(h1=512 * MIB), placement=Placement(require=(SSD,)))
     assert changes(found) == [
-        "without require `label.disk == ssd` and memory: 512MiB instead of 1GiB"
+        "without require `label.disk == ssd` and memory: 512MiB instead of 1GiB",
+        "bay node label h1 disk=ssd and memory: 512MiB instead of 1GiB",
+        "one more node with 8 cpu, 1GiB memory, label disk=ssd",
+    ]
+
+
+def test_amounts_are_such_as_one_writes_and_fit_to_the_byte() -> None:
+    """Rounded down, never up; far too much is not lowered."""
+    found = waiting(a_cluster(h1=1700 * MIB + 5), memory=2 * GIB)
+    assert changes(found)[0] == "memory: 1664MiB instead of 2GiB"
+    assert changes(waiting(a_cluster(h1=GIB), memory=40 * GIB)) == [
+        "one more node with 8 cpu, 40GiB memory"
     ]
 
 
