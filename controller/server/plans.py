@@ -216,7 +216,8 @@ def filter_counts(reasons: Iterable[Reason]) -> list[planning.FilterCount]:
 def _outcomes(before: Tables, course: Course) -> list[planning.PlannedOutcome]:
     """Of the workloads whose record differs, and of those whose tasks the change moves."""
     after = course.tables
-    named = {key for key, _, _ in changed(before.services, after.services)}
+    ours = {key for key, _, _ in changed(before.services, after.services)}
+    named = set(ours)
     named |= {(m.namespace, m.service) for s in course.steps for m in s.moves if not m.under_way}
     named |= {(w.namespace, w.service) for w in course.waits if not w.under_way}
     keys = sorted(
@@ -228,7 +229,7 @@ def _outcomes(before: Tables, course: Course) -> list[planning.PlannedOutcome]:
     made = []
     for key in keys:
         service = after.services[key].value
-        stored = after.rollouts.get(key)
+        stored = after.rollouts.get(key) if key in ours else None
         rollout: Rollout | None = stored.value if stored is not None else None
         job = service.spec.job
         many = job.completions if job is not None else service.replicas
