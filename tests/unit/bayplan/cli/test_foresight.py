@@ -60,6 +60,7 @@ def a_preemption() -> planning.PlanResponse:
     """And a lost node's task, which moves anyway."""
     rig = a_cluster()
     apply(rig, spec("small", memory=2 * GIB, replicas=2))
+    rig.obey_all("small")
     rig.node_state("h2", NodeState.LOST)
     return planned(rig, spec("big", memory=3 * GIB, replicas=1, priority=50))[1]
 

@@ -38,9 +38,6 @@ def outcome(rig: Rig, *specs: ServiceSpec) -> Outcome:
 def apply(rig: Rig, *specs: ServiceSpec) -> Service:
     """Apply, and let it come to rest."""
     rig.store.apply(outcome(rig, *specs).changes)
-    rig.settle()
-    for each in specs:
-        rig.obey_all(each.name)
     rig.run(30)
     return rig.store.tables.services["default", specs[0].name].value
 
