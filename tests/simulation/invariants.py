@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING
 from bayplan.model.node import NodeState
 from bayplan.model.resources import Resources
 from bayplan.model.service import RolloutState, UpdateStrategy
-from bayplan.model.task import FINAL, RANK, DesiredState, Task, TaskState
+from bayplan.model.task import FINAL, RANK, Task, TaskState
 from controller.scheduler.snapshot import occupies
 from controller.store.cache import changed
 from controller.tables import Tables
+from tests.simulation.budget import BudgetWatch
 from tests.simulation.host import ALLOCATABLE
+from tests.simulation.wanted import wanted
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
 SURGE_MAX = 2
 """The largest max_surge that operators ask for, also in versions before this one."""
-WANTED = (DesiredState.READY, DesiredState.RUNNING)
 
 
 class Watch:
@@ -30,6 +31,7 @@ class Watch:
         self.before = Tables()
         self.uids: dict[str, str] = {}
         self.gone: set[str] = set()
+        self.budgets = BudgetWatch()
         self._known: set[str] = set()
         self._known_at = -1
 
@@ -37,6 +39,7 @@ class Watch:
         """Of the tables: histories of tasks, owners, slots, nodes."""
         before, self.before = self.before, tables
         self._histories(before, tables)
+        self.budgets.check(before, tables, self.world.timeline.now)
         used: dict[str, Resources] = defaultdict(Resources)
         slots: dict[tuple[str, int], int] = defaultdict(int)
         live: dict[str, int] = defaultdict(int)
@@ -120,13 +123,6 @@ class Watch:
                 if container.running and container.uid in self._known:
                     used += container.resources
             assert used.fits_in(ALLOCATABLE), f"containers of {host.name} hold {used}"
-
-
-def wanted(task: Task, tables: Tables) -> bool:
-    """It is to run and has not ended."""
-    status = tables.status.get((task.namespace, task.name))
-    ended = status is not None and status.value.uid == task.uid and status.value.state in FINAL
-    return task.desired in WANTED and not ended
 
 
 def unsettled(world: World) -> list[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from bayplan.model.service import Fencing, RestartPolicy, UpdatePolicy
+from bayplan.model.resources import Resources
+from bayplan.model.service import DisruptionBudget, Fencing, Portion, RestartPolicy, UpdatePolicy
 from tests.simulation.faults import recover, strike
 from tests.simulation.host import Host
 from tests.simulation.invariants import unsettled
@@ -13,6 +14,7 @@ PEACE_MAX_S = 240.0
 QUIET_S = 20.0
 SERVICES = ("web", "api", "vol", "one")
 LEASE = Fencing(lease_s=8.0)
+WIDE = Resources(cpu_millis=3500, memory_bytes=256 << 20)
 
 
 def hosts_of(seed: int) -> int:
@@ -52,10 +54,15 @@ def converge(world: World, within_s: float = PEACE_MAX_S) -> float:
 
 
 def _setup(world: World) -> None:
-    world.apply("web", replicas=4, update=policy(world))
+    world.apply("web", replicas=4, update=policy(world), disruption=budget(world))
     world.apply("api", replicas=3, checked=True, update=policy(world))
     world.apply("vol", replicas=1, volume=True)
     world.apply("one", replicas=2, update=policy(world), fencing=LEASE)
+
+
+def budget(world: World) -> DisruptionBudget | None:
+    """Of every two seeds one has a service with a budget, the same all the time."""
+    return DisruptionBudget(max_unavailable=Portion(count=1)) if world.seed % 2 else None
 
 
 def policy(world: World) -> UpdatePolicy:
@@ -64,7 +71,7 @@ def policy(world: World) -> UpdatePolicy:
         monitor_s=world.rng.choice((0.0, 1.0, 3.0)),
         progress_deadline_s=30.0,
         max_surge=surge,
-        max_unavailable=1 if surge == 0 else world.rng.choice((0, 1)),
+        max_unavailable=world.rng.choice((1, 2)) if surge == 0 else world.rng.choice((0, 1)),
     )
 
 
@@ -97,16 +104,29 @@ def _apply(world: World, _: Host) -> None:
         restart=restart,
         update=None if name == "vol" else policy(world),
         fencing=LEASE if name == "one" else None,
+        disruption=budget(world) if name == "web" else None,
     )
 
 
-OPERATORS = {_apply: 4, _scale: 3, _stop: 1, _delete: 1}
+def _wide(world: World, _: Host) -> None:
+    """Something that needs most of a host, and others' room for it; later it is not needed any
+    more."""
+    if world.seed % 4 != 1:
+        return
+    number = world.rng.randint(1, len(world.hosts) - 1)
+    world.apply("wide", replicas=number, resources=WIDE, priority=1)
+    delay = world.rng.uniform(1, 10)
+    world.timeline.after(delay, lambda: world.change("wide", deleting=True))
+
+
+OPERATORS = {_apply: 4, _scale: 3, _stop: 1, _delete: 1, _wide: 2}
 
 
 def _make_peace(world: World) -> None:
     """Everything that went wrong ends, and operators want what can be had."""
     world.say("=== peace")
     recover(world)
+    world.change("wide", deleting=True)
     for name in SERVICES:
         world.change(name, stopped=False)
         if name != "api" or world.rng.random() < 0.7:

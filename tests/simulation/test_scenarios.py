@@ -21,8 +21,9 @@ from controller.orchestrator.gates import passed
 from controller.reconcilers.nodes import LOST_AFTER_S
 from controller.tables import Kind, Put
 from tests.simulation.host import Host
-from tests.simulation.invariants import unsettled, wanted
-from tests.simulation.scenario import converge
+from tests.simulation.invariants import unsettled
+from tests.simulation.scenario import WIDE, converge
+from tests.simulation.wanted import wanted
 from tests.simulation.world import SMALL, World
 
 
@@ -34,13 +35,16 @@ def a_world(replicas: int, hosts: int = 3, **spec: object) -> World:
     return world
 
 
-def serving(world: World) -> int:
+def serving(world: World, name: str = "web") -> int:
     tables = world.store.tables
     return len(
         {
             s.value.slot
             for k, s in tables.tasks.items()
-            if wanted(s.value, tables) and (t := tables.status.get(k)) and t.value.serving
+            if s.value.service == name
+            and wanted(s.value, tables)
+            and (t := tables.status.get(k))
+            and t.value.serving
         }
     )
 
@@ -285,3 +289,17 @@ def standing_by(world: World) -> Counter[str]:
 
 def template_hash_of(world: World) -> str:
     return world.store.tables.services["default", "web"].value.template_hash
+
+
+def test_preemption_keeps_to_the_budget() -> None:
+    """Each of two wide tasks wants the room of another one's; one of them may have it."""
+    world = World(1, 2)
+    world.run(3.0)
+    budget = DisruptionBudget(max_unavailable=Portion(count=1))
+    world.apply("web", replicas=4, disruption=budget)
+    converge(world)
+    world.apply("wide", replicas=2, resources=WIDE, priority=1)
+    for _ in range(300):
+        world.run(0.1)
+        assert serving(world, "web") >= 3
+    assert (serving(world, "web"), serving(world, "wide")) == (4, 1)

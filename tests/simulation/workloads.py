@@ -24,7 +24,8 @@ from controller.orchestrator import Observed
 from controller.tables import Kind, Put, Tables
 from tests.simulation.faults import recover, strike
 from tests.simulation.host import Host
-from tests.simulation.invariants import Watch, wanted
+from tests.simulation.invariants import Watch
+from tests.simulation.wanted import wanted
 from tests.simulation.world import SMALL, World
 
 TURMOIL_S = 60.0

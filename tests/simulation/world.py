@@ -86,6 +86,7 @@ class World:
     """`seed` decides everything. `disturbed`: faults may happen."""
 
     def __init__(self, seed: int, hosts: int, *, talkative: bool = False) -> None:
+        self.seed = seed
         self.rng = Random(seed)
         self.clocks_differ = seed % 3 != 0
         self.timeline = Timeline(START)
@@ -271,7 +272,7 @@ class World:
             monitor_s=1.0, progress_deadline_s=30.0, max_surge=1, max_unavailable=0
         )
         # Nothing else can take the place of a volume's one node.
-        priority = 1 if volume else 0
+        priority = spec.pop("priority", 1 if volume else 0)
         full = ServiceSpec(
             name=name,
             template=template,

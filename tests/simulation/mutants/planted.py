@@ -109,6 +109,19 @@ MUTANTS = (
         "        elif overdue or (proven is not None and proven <= now):\n",
         "        elif True:\n",
     ),
+    # -- budgets --
+    Mutant(
+        "updates go beyond the budget",
+        "controller/orchestrator/budget.py",
+        "    return min(unavailable, budget.allows(len(situation.wanted_slots)))\n",
+        "    return unavailable\n",
+    ),
+    Mutant(
+        "preemption goes beyond the budget",
+        "controller/reconcilers/budgets.py",
+        "(stored.value.uid, found if rollout else 0)",
+        "(stored.value.uid, found + 9 if rollout else 0)",
+    ),
     # -- jobs, crons, daemons --
     Mutant(
         "one index more than the parallelism",
