@@ -16,8 +16,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from bayplan.model.errors import InvalidSpec
+from bayplan.model.node import NodeState
 from bayplan.model.secret import Secret
 from bayplan.model.service import Rollout
+from bayplan.model.task import Task, TaskState
 from bayplan.wire._pb.bayplan.v1 import control_pb2 as control
 from bayplan.wire._pb.bayplan.v1 import planning_pb2 as planning
 from bayplan.wire.convert import to_pb
@@ -213,6 +215,14 @@ def filter_counts(reasons: Iterable[Reason]) -> list[planning.FilterCount]:
     return [planning.FilterCount(filter=r.filter, nodes=r.count, detail=r.detail) for r in reasons]
 
 
+def _runs(tables: Tables, task: Task) -> bool:
+    """Seen to run, on a node that is not lost."""
+    status = tables.status.get((task.namespace, task.name))
+    node = tables.nodestatus.get(("", task.node))
+    runs = status is not None and status.value.state is TaskState.RUNNING
+    return runs and node is not None and node.value.state is not NodeState.LOST
+
+
 def _outcomes(before: Tables, course: Course) -> list[planning.PlannedOutcome]:
     """Of the workloads whose record differs, and of those whose tasks the change moves."""
     after = course.tables
@@ -239,7 +249,7 @@ def _outcomes(before: Tables, course: Course) -> list[planning.PlannedOutcome]:
                 kind=str(service.spec.kind),
                 namespace=key[0],
                 name=key[1],
-                running=sum(1 for t in tasks[key] if t.node),
+                running=sum(1 for t in tasks[key] if _runs(after, t)),
                 wanted=len(tasks[key]) if daemon else 0 if service.stopped else many,
                 rollout=str(rollout.state) if rollout is not None else "",
                 reason=rollout.reason if rollout is not None else "",

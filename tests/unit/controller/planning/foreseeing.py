@@ -28,11 +28,11 @@ def spec(
     return ServiceSpec(name=name, template=made, update=update, **{"replicas": 3, **more})
 
 
-def outcome(rig: Rig, *specs: ServiceSpec) -> Outcome:
+def outcome(rig: Rig, *specs: ServiceSpec, prune: tuple[str, ...] = ()) -> Outcome:
     """What the controller would write."""
     uids = iter(f"uid-{s.name}-{rig.store.tables.revision}" for s in specs)
     desk = Desk(tables=rig.store.tables, caller="ada", now=rig.now, new_uid=lambda: next(uids))
-    return applying.apply(desk, VAULT, [applying.Wanted(s) for s in specs], ())
+    return applying.apply(desk, VAULT, [applying.Wanted(s) for s in specs], prune)
 
 
 def apply(rig: Rig, *specs: ServiceSpec) -> Service:

@@ -6,16 +6,18 @@ from dataclasses import replace
 
 from bayplan.model.node import NodeState
 from bayplan.model.service import (
+    Fencing,
     Portion,
     RestartCondition,
     RestartPolicy,
     RolloutState,
     TaskTemplate,
     UpdatePolicy,
+    UpdateStrategy,
 )
 from bayplan.model.task import TaskState
 from bayplan.model.workload import CronPolicy, JobPolicy, WorkloadKind
-from controller.planning import Limits, MoveKind
+from controller.planning import Limits, MoveKind, run
 from tests.unit.controller.planning.foreseeing import apply, course, every, moves, outcome, spec
 from tests.unit.controller.rig import GIB, Rig
 
@@ -182,3 +184,39 @@ def test_the_same_question_has_the_same_answer() -> None:
     second = course(rig, change)
     assert first.steps == second.steps
     assert isinstance(change.template, TaskTemplate)
+
+
+def test_blue_green_stops_before_the_switch() -> None:
+    """The whole new version beside the old one; nothing ends."""
+    rig = a_rig()
+    apply(rig, spec())
+    update = replace(QUICK, strategy=UpdateStrategy.BLUE_GREEN)
+    found = course(rig, spec(image="app:b", update=update))
+    assert moves(found) == [[("replace", f"web.{slot}.2") for slot in (1, 2, 3)]]
+    assert found.tables.rollouts["default", "web"].value.state is RolloutState.WAITING
+
+
+def test_a_fenced_slot_ends_before_its_successor_begins() -> None:
+    """In two steps, whatever the policy has room for."""
+    rig = a_rig()
+    one, two = (TaskTemplate(image=image, fencing=Fencing()) for image in ("app:a", "app:b"))
+    apply(rig, spec(replicas=1, template=one))
+    found = course(rig, spec(replicas=1, template=two))
+    assert moves(found) == [[("stop", "web.1.1")], [("replace", "web.1.2")]]
+
+
+def test_a_daemon_has_a_task_on_each_node() -> None:
+    """As many as there are nodes."""
+    update = replace(QUICK, max_surge=0, max_unavailable=1)
+    found = course(a_rig(2), spec("dae", kind=WorkloadKind.DAEMON, replicas=None, update=update))
+    assert [(m.task, m.node) for m in every(found)] == [("dae.1.1", "h1"), ("dae.2.1", "h2")]
+
+
+def test_what_is_pruned_ends() -> None:
+    """Beside what begins."""
+    rig = a_rig()
+    apply(rig, spec(replicas=1))
+    changes = outcome(rig, spec("new", replicas=1), prune=("default",)).changes
+    found = run(rig.store.tables, rig.now, changes, seed=1)
+    assert moves(found) == [[("start", "new.1.1"), ("stop", "web.1.1")]]
+    assert ("default", "web") not in found.tables.services

@@ -9,6 +9,7 @@ import pytest
 from bayplan.model.errors import InvalidSpec
 from bayplan.model.node import NodeState
 from bayplan.model.secret import Secret
+from bayplan.model.service import Fencing, TaskTemplate
 from bayplan.wire._pb.bayplan.v1 import planning_pb2 as planning
 from controller.server.applying import Wanted
 from controller.server.foresight import same_world
@@ -118,6 +119,15 @@ def test_an_answer_adds_up(rig: Rig) -> None:
     assert answer.totals == count
     (outcome,) = answer.outcomes
     assert (outcome.running, outcome.wanted, outcome.rollout) == (4, 4, "complete")
+
+
+def test_tasks_of_lost_nodes_do_not_run(rig: Rig) -> None:
+    """Also where nothing takes their place yet."""
+    template = TaskTemplate(image="app:a", fencing=Fencing(lease_s=600.0))
+    apply(rig, spec(template=template))
+    rig.node_state(rig.tasks()[-1].node, NodeState.LOST)
+    _, answer = planned(rig, spec(template=template, priority=3))
+    assert (answer.outcomes[0].running, answer.outcomes[0].wanted) == (2, 3)
 
 
 def test_a_plan_is_written_to_the_world_it_was_checked_in(rig: Rig) -> None:
