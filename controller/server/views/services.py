@@ -110,13 +110,19 @@ def _rollout_words(
 
 
 def status_words(
-    tables: Tables, service: Service, tasks: list[Task], reasons: Reasons, now: float
+    tables: Tables,
+    service: Service,
+    tasks: list[Task],
+    reasons: Reasons,
+    now: float,
+    numbers: Counts | None = None,
 ) -> tuple[str, str]:
-    """The service's status word and one sentence on it."""
+    """The service's status word and one sentence on it. `numbers`: its `counts`, where they are
+    known already."""
     if service.deleting:
         count = "1 task is" if len(tasks) == 1 else f"{len(tasks)} tasks are"
         return "deleting", f"{count} still to be removed"
-    numbers = counts(tables, service, tasks, now)
+    numbers = numbers or counts(tables, service, tasks, now)
     if service.stopped:
         running = sum(1 for t in tasks if task_state(t, status_of(tables, t)) not in FINAL)
         return "stopped", f"{running} tasks are still stopping" if running else ""
@@ -171,7 +177,7 @@ def service_view(
     if service.spec.kind in (WorkloadKind.JOB, WorkloadKind.CRON):
         return _run_view(index, service, tasks, reasons, now, detail=detail)
     numbers = counts(tables, service, tasks, now)
-    word, reason = status_words(tables, service, tasks, reasons, now)
+    word, reason = status_words(tables, service, tasks, reasons, now, numbers)
     view = control.ServiceView(
         service=to_pb(service),
         replicas_desired=numbers.desired,
