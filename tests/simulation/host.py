@@ -308,8 +308,9 @@ class Host:
 
     def _execute(self, uid: str) -> None:
         queue = self._queues[uid]
-        command = queue.popleft()
-        answer = self._act(command)
+        # At the head while it is carried out: what follows from it at once waits its turn.
+        answer = self._act(queue[0])
+        queue.popleft()
         if queue:
             self._later(STEP_MIN_S, lambda: self._execute(uid), jitter=STEP_MAX_S)
         if answer is not None:
