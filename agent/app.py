@@ -25,6 +25,7 @@ from agent import host, metrics
 from agent.bundle.bundles import Bundles
 from agent.checkpoint import Checkpoint, CheckpointUnwritable
 from agent.config import AgentConfig, ConfigError, split_address
+from agent.copies import Copies, Copy
 from agent.core import AgentCore
 from agent.core import events as on
 from agent.executor import Executor, Listener, Parts
@@ -37,7 +38,7 @@ from agent.volumes import Volumes
 from bayplan.clock import HostClock
 from bayplan.https import HttpsServer, client_context, server_context
 from bayplan.model.assignment import Assignment
-from bayplan.model.errors import Unavailable
+from bayplan.model.errors import Conflict, Unavailable
 from bayplan.model.event import Event, Severity
 from bayplan.model.node import Node, NodeCondition, NodeReport
 from bayplan.model.service import Protocol
@@ -127,6 +128,7 @@ class Agent:
             self._clock.now,
         )
         self._orders = Orders(self._executor, self._shims)
+        self._copies = Copies()
 
     # -- life --------------------------------------------------------------------------------
 
@@ -176,6 +178,7 @@ class Agent:
                 finished=self._finished,
                 execute=self._execute,
                 order=self._orders.carry_out,
+                copy=self._copy,
                 stats=Usage(self._core.status, self._bundles.cgroup, self._clock.now).read,
             )
         )
@@ -395,6 +398,18 @@ class Agent:
         if start.tty and start.rows and start.columns:
             await session.resize(start.rows, start.columns)
         return session
+
+    async def _copy(self, uid: str, start: pb.CopyStart) -> Copy:
+        status = self._core.status(uid)
+        if status is None or not status.pid:
+            raise Conflict("the task has no container at the moment")
+        return await self._copies.begin(
+            self._bundles.directory(uid),
+            to_task=start.to_task,
+            path=start.path,
+            name=start.name,
+            keep_owners=start.keep_owners,
+        )
 
     # -- images and metrics ------------------------------------------------------------------
 

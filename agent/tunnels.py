@@ -18,6 +18,7 @@ from grpc import aio
 
 from agent import logs
 from agent.bundle import signals
+from agent.copies import Copy
 from agent.shims import ExecSession, ShimError
 from bayplan.model.errors import BayplanError, InvalidSpec, NotFound
 from bayplan.wire._pb.bayplan.v1 import dispatcher_pb2 as pb
@@ -44,6 +45,7 @@ class Host:
     finished: Callable[[str], bool | None]
     execute: Callable[[str, pb.ExecStart], Awaitable[ExecSession]]
     order: Callable[[str, pb.TaskOrder], Awaitable[None]]
+    copy: Callable[[str, pb.CopyStart], Awaitable[Copy]]
     stats: Callable[[Sequence[str]], pb.StatsBatch]
     """Reads files: called in a thread."""
 
@@ -120,6 +122,8 @@ class Tunnels:
                 await self._exec(call, frames, request)
             case "order":
                 await self._order(call, request)
+            case "copy":
+                await self._copy(call, frames, request)
             case "stats":
                 await self._stats(call, frames, request.stats)
             case _:
@@ -133,6 +137,31 @@ class Tunnels:
         except BayplanError as error:
             done.error = str(error)
         await call.write(pb.TunnelFrame(order_done=done))
+
+    async def _copy(self, call: Any, frames: _Frames, request: pb.OpenTunnel) -> None:
+        """Until all is copied, one side fails, or the operator has gone."""
+        try:
+            copy = await self._host.copy(request.task_uid, request.copy)
+        except BayplanError as error:
+            await _copied(call, pb.CopyOutput(error=str(error)))
+            return
+        into = request.copy.to_task
+        feeding = asyncio.create_task(_feed_copy(frames, copy))
+        output = asyncio.create_task(_relay_copy(call, copy, drained=not into))
+        try:
+            await asyncio.wait({feeding, output}, return_when=asyncio.FIRST_COMPLETED)
+            if not output.done() and feeding.exception() is None:
+                return  # the operator went away
+            if not output.done():
+                feeding.result()
+            output.result()
+        except BayplanError as error:
+            await _copied(call, pb.CopyOutput(error=str(error)))
+        finally:
+            feeding.cancel()
+            output.cancel()
+            await asyncio.gather(feeding, output, return_exceptions=True)
+            await copy.close()
 
     async def _stats(self, call: Any, frames: _Frames, wanted: pb.StatsRequest) -> None:
         """Until the controller has enough. Who reads slowly gets fewer."""
@@ -353,6 +382,34 @@ async def _relay(call: Any, session: ExecSession, *, tty: bool) -> None:
 
 async def _output(call: Any, output: pb.ExecOutput) -> None:
     await call.write(pb.TunnelFrame(exec_output=output))
+
+
+async def _feed_copy(frames: _Frames, copy: Copy) -> None:
+    """What the operator sends into the copy. Returns only once the operator has gone."""
+    while (frame := await frames.next()) is not None:
+        if frame.WhichOneof("frame") == "close":
+            return
+        match frame.copy_input.WhichOneof("input"):
+            case "data":
+                await copy.write(frame.copy_input.data)
+            case "end":
+                copy.end()
+            case _:
+                pass
+
+
+async def _relay_copy(call: Any, copy: Copy, *, drained: bool) -> None:
+    if drained:
+        copy.end()
+        async for data in copy:
+            await _copied(call, pb.CopyOutput(data=data))
+    for notice in await copy.wait():
+        await _copied(call, pb.CopyOutput(notice=notice))
+    await _copied(call, pb.CopyOutput(done=True))
+
+
+async def _copied(call: Any, output: pb.CopyOutput) -> None:
+    await call.write(pb.TunnelFrame(copy_output=output))
 
 
 def _reason(problem: Exception) -> str:

@@ -20,7 +20,7 @@ from agent.runtime import pause as pausing
 from agent.runtime import start as starting
 from agent.runtime.cgroups import Cgroup, Kind
 from agent.runtime.cgroups.hierarchy import remove
-from agent.runtime.container import Container, ContainerState
+from agent.runtime.container import Container, ContainerState, start_ticks
 from agent.runtime.create import Cloner
 from agent.runtime.failure import RuntimeFailure as Failure
 from agent.runtime.preloaded import Preloaded
@@ -38,6 +38,7 @@ __all__ = [
     "kill_all",
     "leave",
     "oom_killed",
+    "open_files",
     "pause",
     "paused",
     "preload",
@@ -139,6 +140,28 @@ def execute(
     executed = execution.exec_(_state(directory), process, streams, prepared)
     os.close(executed.pidfd)
     return executed.pid, executed.pty_master
+
+
+def open_files(directory: str) -> tuple[int, int]:
+    """Descriptors of the running container's root directory (O_PATH) and of its user namespace
+    (-1: the host's), surely of it. Raises Failure."""
+    state = _state(directory)
+    root = users = -1
+    try:
+        if start_ticks(state.pid) == state.pid_start_ticks != 0:
+            flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+            root = os.open(f"/proc/{state.pid}/root", flags)
+            if "user" in state.namespaces:
+                users = os.open(f"/proc/{state.pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+            # The pid was its own all the while, where it is so still.
+            if start_ticks(state.pid) == state.pid_start_ticks:
+                return root, users
+    except OSError:
+        pass  # it ended in between
+    for fd in (root, users):
+        if fd >= 0:
+            os.close(fd)
+    raise Failure("the container has ended")
 
 
 def kill_all(directory: str) -> None:

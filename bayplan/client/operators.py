@@ -211,8 +211,19 @@ class Client(PlanningCalls):
         self, inputs: AsyncIterable[dispatcher.ExecInput]
     ) -> AsyncIterator[dispatcher.ExecOutput]:
         """The first input is `start`. Ends after `exit_code` or `error`."""
+        async for output in self._converse("Exec", inputs):
+            yield output
+
+    async def copy(
+        self, inputs: AsyncIterable[dispatcher.CopyInput]
+    ) -> AsyncIterator[dispatcher.CopyOutput]:
+        """The first input is `start`. Ends after `done` or `error`."""
+        async for output in self._converse("Copy", inputs):
+            yield output
+
+    async def _converse(self, method: str, inputs: AsyncIterable[Any]) -> AsyncIterator[Any]:
         # What was typed cannot be sent twice, so the leader is found before anything is.
-        call = self._stub(await self._leader()).Exec()
+        call = getattr(self._stub(await self._leader()), method)()
         sending: asyncio.Task[None] | None = None
         try:
             await accepted(call)
@@ -257,7 +268,7 @@ class Client(PlanningCalls):
         return cast(dispatcher.RenewCertificateResponse, answer)
 
 
-async def _send_all(call: Any, inputs: AsyncIterable[dispatcher.ExecInput]) -> None:
+async def _send_all(call: Any, inputs: AsyncIterable[Any]) -> None:
     """Until there is no more. A call that ended meanwhile takes nothing any more; how it ended is
     for who reads to say."""
     async for item in inputs:

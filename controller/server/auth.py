@@ -82,6 +82,7 @@ RULES: Final[Mapping[str, Rule]] = {
     CONTROL + "PauseTask": _WRITE,
     CONTROL + "UnpauseTask": _WRITE,
     CONTROL + "Exec": Rule(Need.EXEC),
+    CONTROL + "Copy": Rule(Need.EXEC),
     CONTROL + "RemoveNode": _ADMIN,
     CONTROL + "CreateToken": _ADMIN,
     CONTROL + "SetIdentity": _ADMIN,

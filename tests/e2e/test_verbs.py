@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -60,3 +61,29 @@ def test_top_pause_unpause_and_kill(cluster: Rig) -> None:
     events = json.loads(cluster.bay("events", "-o", "json"))
     told = {e["reason"] for e in events if e["name"] == "tick.1.1"}
     assert {"Paused", "Unpaused", "Signalled"} <= told
+
+
+def test_copies_there_and_back(cluster: Rig, tmp_path: Path) -> None:
+    """A tree into a task of another host and out again, as directory and as archive; refused with
+    a reason where there is nothing to copy, or nobody who runs."""
+    cluster.bay("apply", "-", stdin=a_ticker("tick"))
+    tree = tmp_path / "tree"
+    (tree / "sub").mkdir(parents=True)
+    (tree / "big").write_bytes(bytes(range(256)) * 8192)
+    (tree / "sub/link").symlink_to("../big")
+    cluster.bay("cp", str(tree), "tick.2:/tmp")
+    owner, _, size = cluster.bay("exec", "tick.2", "--", "ls", "-ln", "/tmp/tree/big").split()[2:5]
+    assert (owner, size) == ("0", "2097152")
+    cluster.bay("cp", "tick.2:/tmp/tree", str(tmp_path / "back"))
+    assert (tmp_path / "back/big").read_bytes() == (tree / "big").read_bytes()
+    assert (tmp_path / "back/sub/link").readlink() == Path("../big")
+    piped = cluster.run("cp", "tick.2:/etc/hostname", "-")
+    assert "tick.2.1" in piped.stdout
+    cluster.bay("cp", "-", "tick.1:/tmp", stdin=piped.stdout)
+    assert cluster.bay("exec", "tick.1", "--", "cat", "/tmp/hostname") == "tick.2.1\n"
+    none = cluster.run("cp", "tick.1:/none", str(tmp_path / "x"))
+    assert (none.returncode, none.stderr) == (8, "bay: /none: No such file or directory\n")
+    cluster.bay("stop", "tick")
+    over = cluster.run("cp", "tick.1.1:/tmp/hostname", "-")
+    assert over.returncode == 5
+    assert "not running" in over.stderr

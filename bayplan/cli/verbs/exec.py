@@ -113,7 +113,7 @@ async def _read_stdin(queue: asyncio.Queue[Any]) -> None:
 
     fd = sys.stdin.fileno()
     while True:
-        await _readable(fd)
+        await readable(fd)
         data = os.read(fd, READ_BYTES_MAX)
         if not data:
             await queue.put(pb.ExecInput(stdin_closed=True))
@@ -121,7 +121,7 @@ async def _read_stdin(queue: asyncio.Queue[Any]) -> None:
         await queue.put(pb.ExecInput(stdin=data))
 
 
-async def _readable(fd: int) -> None:
+async def readable(fd: int) -> None:
     """Until there is something to read. The descriptor is watched only meanwhile, so that input
     nobody takes yet does not keep the loop busy."""
     loop = asyncio.get_running_loop()

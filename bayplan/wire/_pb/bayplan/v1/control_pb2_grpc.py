@@ -202,6 +202,11 @@ class ControlStub:
                 request_serializer=bayplan_dot_v1_dot_dispatcher__pb2.ExecInput.SerializeToString,
                 response_deserializer=bayplan_dot_v1_dot_dispatcher__pb2.ExecOutput.FromString,
                 _registered_method=True)
+        self.Copy = channel.stream_stream(
+                '/bayplan.v1.Control/Copy',
+                request_serializer=bayplan_dot_v1_dot_dispatcher__pb2.CopyInput.SerializeToString,
+                response_deserializer=bayplan_dot_v1_dot_dispatcher__pb2.CopyOutput.FromString,
+                _registered_method=True)
         self.RemoveNode = channel.unary_unary(
                 '/bayplan.v1.Control/RemoveNode',
                 request_serializer=bayplan_dot_v1_dot_control__pb2.NodeRequest.SerializeToString,
@@ -436,6 +441,12 @@ class ControlServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Copy(self, request_iterator, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RemoveNode(self, request, context):
         """admin
         """
@@ -635,6 +646,11 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.Exec,
                     request_deserializer=bayplan_dot_v1_dot_dispatcher__pb2.ExecInput.FromString,
                     response_serializer=bayplan_dot_v1_dot_dispatcher__pb2.ExecOutput.SerializeToString,
+            ),
+            'Copy': grpc.stream_stream_rpc_method_handler(
+                    servicer.Copy,
+                    request_deserializer=bayplan_dot_v1_dot_dispatcher__pb2.CopyInput.FromString,
+                    response_serializer=bayplan_dot_v1_dot_dispatcher__pb2.CopyOutput.SerializeToString,
             ),
             'RemoveNode': grpc.unary_unary_rpc_method_handler(
                     servicer.RemoveNode,
@@ -1553,6 +1569,33 @@ class Control:
             '/bayplan.v1.Control/Exec',
             bayplan_dot_v1_dot_dispatcher__pb2.ExecInput.SerializeToString,
             bayplan_dot_v1_dot_dispatcher__pb2.ExecOutput.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Copy(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/bayplan.v1.Control/Copy',
+            bayplan_dot_v1_dot_dispatcher__pb2.CopyInput.SerializeToString,
+            bayplan_dot_v1_dot_dispatcher__pb2.CopyOutput.FromString,
             options,
             channel_credentials,
             insecure,

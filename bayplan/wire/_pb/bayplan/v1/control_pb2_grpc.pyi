@@ -77,6 +77,7 @@ class ControlStub:
     UnpauseTask: _grpc.UnaryUnaryMultiCallable[_control_pb2.TaskRequest, _control_pb2.ChangeResponse]
     Exec: _grpc.StreamStreamMultiCallable[_dispatcher_pb2.ExecInput, _dispatcher_pb2.ExecOutput]
     """the grant `exec`"""
+    Copy: _grpc.StreamStreamMultiCallable[_dispatcher_pb2.CopyInput, _dispatcher_pb2.CopyOutput]
     RemoveNode: _grpc.UnaryUnaryMultiCallable[_control_pb2.NodeRequest, _control_pb2.ChangeResponse]
     """admin"""
     CreateToken: _grpc.UnaryUnaryMultiCallable[_control_pb2.CreateTokenRequest, _control_pb2.CreateTokenResponse]
@@ -127,6 +128,7 @@ class ControlAsyncStub(ControlStub):
     UnpauseTask: _aio.UnaryUnaryMultiCallable[_control_pb2.TaskRequest, _control_pb2.ChangeResponse]  # type: ignore[assignment]
     Exec: _aio.StreamStreamMultiCallable[_dispatcher_pb2.ExecInput, _dispatcher_pb2.ExecOutput]  # type: ignore[assignment]
     """the grant `exec`"""
+    Copy: _aio.StreamStreamMultiCallable[_dispatcher_pb2.CopyInput, _dispatcher_pb2.CopyOutput]  # type: ignore[assignment]
     RemoveNode: _aio.UnaryUnaryMultiCallable[_control_pb2.NodeRequest, _control_pb2.ChangeResponse]  # type: ignore[assignment]
     """admin"""
     CreateToken: _aio.UnaryUnaryMultiCallable[_control_pb2.CreateTokenRequest, _control_pb2.CreateTokenResponse]  # type: ignore[assignment]
@@ -372,6 +374,13 @@ class ControlServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_dispatcher_pb2.ExecOutput], _abc.AsyncIterator[_dispatcher_pb2.ExecOutput]]:
         """the grant `exec`"""
+
+    @_abc_1.abstractmethod
+    def Copy(
+        self,
+        request_iterator: _MaybeAsyncIterator[_dispatcher_pb2.CopyInput],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_dispatcher_pb2.CopyOutput], _abc.AsyncIterator[_dispatcher_pb2.CopyOutput]]: ...
 
     @_abc_1.abstractmethod
     def RemoveNode(

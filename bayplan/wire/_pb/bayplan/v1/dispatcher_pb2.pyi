@@ -526,6 +526,7 @@ class OpenTunnel(message.Message):
     EXEC_FIELD_NUMBER: builtins.int
     ORDER_FIELD_NUMBER: builtins.int
     STATS_FIELD_NUMBER: builtins.int
+    COPY_FIELD_NUMBER: builtins.int
     TASK_UID_FIELD_NUMBER: builtins.int
     tunnel: builtins.str
     task_uid: builtins.str
@@ -538,6 +539,8 @@ class OpenTunnel(message.Message):
     def order(self) -> TaskOrder: ...
     @builtins.property
     def stats(self) -> StatsRequest: ...
+    @builtins.property
+    def copy(self) -> CopyStart: ...
     def __init__(
         self,
         *,
@@ -546,13 +549,14 @@ class OpenTunnel(message.Message):
         exec: ExecStart | None = ...,
         order: TaskOrder | None = ...,
         stats: StatsRequest | None = ...,
+        copy: CopyStart | None = ...,
         task_uid: builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["exec", b"exec", "logs", b"logs", "order", b"order", "request", b"request", "stats", b"stats"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["copy", b"copy", "exec", b"exec", "logs", b"logs", "order", b"order", "request", b"request", "stats", b"stats"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["exec", b"exec", "logs", b"logs", "order", b"order", "request", b"request", "stats", b"stats", "task_uid", b"task_uid", "tunnel", b"tunnel"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["copy", b"copy", "exec", b"exec", "logs", b"logs", "order", b"order", "request", b"request", "stats", b"stats", "task_uid", b"task_uid", "tunnel", b"tunnel"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_request: _TypeAlias = typing.Literal["logs", "exec", "order", "stats"]  # noqa: Y015
+    _WhichOneofReturnType_request: _TypeAlias = typing.Literal["logs", "exec", "order", "stats", "copy"]  # noqa: Y015
     _WhichOneofArgType_request: _TypeAlias = typing.Literal["request", b"request"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_request) -> _WhichOneofReturnType_request | None: ...
 
@@ -760,6 +764,100 @@ class StatsBatch(message.Message):
     _ClearFieldArgType: _TypeAlias = typing.Literal["notice", b"notice", "tasks", b"tasks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class CopyStart(message.Message):
+    """Files of a running task's container as a tar stream, out of it or (`to_task`) into it. The
+    archive's entries are `name` and `name/...`. Into: where `path` is a directory they are unpacked in
+    it, else `name` becomes `path`; without a name, `path` must be a directory. `keep_owners`: the
+    archive's ids, which are the container's; else its root's.
+    """
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    TASK_FIELD_NUMBER: builtins.int
+    TO_TASK_FIELD_NUMBER: builtins.int
+    PATH_FIELD_NUMBER: builtins.int
+    NAME_FIELD_NUMBER: builtins.int
+    KEEP_OWNERS_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    task: builtins.str
+    to_task: builtins.bool
+    path: builtins.str
+    name: builtins.str
+    keep_owners: builtins.bool
+    def __init__(
+        self,
+        *,
+        namespace: builtins.str = ...,
+        task: builtins.str = ...,
+        to_task: builtins.bool = ...,
+        path: builtins.str = ...,
+        name: builtins.str = ...,
+        keep_owners: builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["keep_owners", b"keep_owners", "name", b"name", "namespace", b"namespace", "path", b"path", "task", b"task", "to_task", b"to_task"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class CopyInput(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    START_FIELD_NUMBER: builtins.int
+    DATA_FIELD_NUMBER: builtins.int
+    END_FIELD_NUMBER: builtins.int
+    data: builtins.bytes
+    end: builtins.bool
+    @builtins.property
+    def start(self) -> CopyStart: ...
+    def __init__(
+        self,
+        *,
+        start: CopyStart | None = ...,
+        data: builtins.bytes = ...,
+        end: builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["data", b"data", "end", b"end", "input", b"input", "start", b"start"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["data", b"data", "end", b"end", "input", b"input", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_input: _TypeAlias = typing.Literal["start", "data", "end"]  # noqa: Y015
+    _WhichOneofArgType_input: _TypeAlias = typing.Literal["input", b"input"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_input) -> _WhichOneofReturnType_input | None: ...
+
+@typing.final
+class CopyOutput(message.Message):
+    """`notice`: something was left out; the last output is `done` or `error`."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    DATA_FIELD_NUMBER: builtins.int
+    NOTICE_FIELD_NUMBER: builtins.int
+    DONE_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
+    data: builtins.bytes
+    notice: builtins.str
+    done: builtins.bool
+    error: builtins.str
+    def __init__(
+        self,
+        *,
+        data: builtins.bytes = ...,
+        notice: builtins.str = ...,
+        done: builtins.bool = ...,
+        error: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["data", b"data", "done", b"done", "error", b"error", "notice", b"notice", "output", b"output"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["data", b"data", "done", b"done", "error", b"error", "notice", b"notice", "output", b"output"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_output: _TypeAlias = typing.Literal["data", "notice", "done", "error"]  # noqa: Y015
+    _WhichOneofArgType_output: _TypeAlias = typing.Literal["output", b"output"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_output) -> _WhichOneofReturnType_output | None: ...
 
 @typing.final
 class LogsRequest(message.Message):
@@ -971,6 +1069,8 @@ class TunnelFrame(message.Message):
     CLOSE_FIELD_NUMBER: builtins.int
     ORDER_DONE_FIELD_NUMBER: builtins.int
     STATS_FIELD_NUMBER: builtins.int
+    COPY_INPUT_FIELD_NUMBER: builtins.int
+    COPY_OUTPUT_FIELD_NUMBER: builtins.int
     @builtins.property
     def hello(self) -> TunnelHello: ...
     @builtins.property
@@ -985,6 +1085,10 @@ class TunnelFrame(message.Message):
     def order_done(self) -> OrderDone: ...
     @builtins.property
     def stats(self) -> StatsBatch: ...
+    @builtins.property
+    def copy_input(self) -> CopyInput: ...
+    @builtins.property
+    def copy_output(self) -> CopyOutput: ...
     def __init__(
         self,
         *,
@@ -995,12 +1099,14 @@ class TunnelFrame(message.Message):
         close: TunnelClose | None = ...,
         order_done: OrderDone | None = ...,
         stats: StatsBatch | None = ...,
+        copy_input: CopyInput | None = ...,
+        copy_output: CopyOutput | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["close", b"close", "exec_input", b"exec_input", "exec_output", b"exec_output", "frame", b"frame", "hello", b"hello", "logs", b"logs", "order_done", b"order_done", "stats", b"stats"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["close", b"close", "copy_input", b"copy_input", "copy_output", b"copy_output", "exec_input", b"exec_input", "exec_output", b"exec_output", "frame", b"frame", "hello", b"hello", "logs", b"logs", "order_done", b"order_done", "stats", b"stats"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["close", b"close", "exec_input", b"exec_input", "exec_output", b"exec_output", "frame", b"frame", "hello", b"hello", "logs", b"logs", "order_done", b"order_done", "stats", b"stats"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["close", b"close", "copy_input", b"copy_input", "copy_output", b"copy_output", "exec_input", b"exec_input", "exec_output", b"exec_output", "frame", b"frame", "hello", b"hello", "logs", b"logs", "order_done", b"order_done", "stats", b"stats"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_frame: _TypeAlias = typing.Literal["hello", "logs", "exec_input", "exec_output", "close", "order_done", "stats"]  # noqa: Y015
+    _WhichOneofReturnType_frame: _TypeAlias = typing.Literal["hello", "logs", "exec_input", "exec_output", "close", "order_done", "stats", "copy_input", "copy_output"]  # noqa: Y015
     _WhichOneofArgType_frame: _TypeAlias = typing.Literal["frame", b"frame"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_frame) -> _WhichOneofReturnType_frame | None: ...
 
