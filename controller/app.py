@@ -250,7 +250,9 @@ class Controller:
         if etcd.behind_reason:
             return f"nothing can be changed: the store does not answer: {etcd.behind_reason}"
         if not self._seat.address:
-            return "nothing can be changed: no controller leads, one is being elected"
+            election = self._seat.election
+            why = f": {election.reason}" if election is not None and election.reason else ""
+            return f"nothing can be changed: no controller leads, one is being elected{why}"
         return self._leading.nodes.frozen_reason if self._leading else ""
 
     def _not_ready(self, etcd: EtcdStore) -> str:

@@ -130,8 +130,11 @@ class Election:
 
     @property
     def leader(self) -> Leader | None:
-        """Who leads, as far as the mirror knows; this controller included."""
-        return Leader.decode(self._seat.holder)
+        """Who leads, as far as the mirror knows; this controller while its lease holds: where the
+        store does not answer, the mirror names it for longer."""
+        found = Leader.decode(self._seat.holder)
+        stale = found is not None and found.id == self._me.id and self.term is None
+        return None if stale else found
 
     async def run(self, work: Work) -> None:
         """Campaign and lead, again and again, until cancelled or until `work` returns or raises

@@ -144,7 +144,8 @@ async def _tasks_exist(
         from bayplan.spec.problems import did_you_mean
 
         near = did_you_mean(name, sorted(services))
-        raise NotFound(f'there is no service or task "{name}"{near}')
+        where = f" in namespace {namespace}" if namespace else ""
+        raise NotFound(f'there is no service or task "{name}"{where}{near}')
 
 
 async def _specs(client: Client, settings: Settings, kind: str, names: tuple[str, ...]) -> None:

@@ -11,8 +11,10 @@ from bayplan.model.errors import InvalidSpec
 
 
 def _version(_: click.Context, __: click.Parameter, value: str | None) -> int:
-    text = (value or "0").removeprefix("v")
-    if not text.isdigit():
+    if value is None:
+        return 0
+    text = value.removeprefix("v")
+    if not text.isdecimal() or not int(text):
         raise InvalidSpec(f'"{value}" is not a version', hint="write e.g. --to v41")
     return int(text)
 

@@ -96,15 +96,19 @@ async def test_unrenewed_the_term_ends_before_the_lease() -> None:
 
 
 async def test_a_stalled_leader_knows() -> None:
-    """After a stall longer than the lease `holds` is false before anything else runs."""
+    """After a stall longer than the lease `holds` is false before anything else runs, and it does
+    not name itself as the leader, whom the store last knew."""
     now = 100.0
     store, terms = MemoryStore(), Terms()
     election = Election(store, Leader("one", "h:1"), clock=lambda: now)
     running = asyncio.create_task(election.run(terms))
     await until(lambda: terms.begun)
     assert election.term
+    assert election.leader == Leader("one", "h:1")
     now += 8
     assert election.term is None
+    assert election.leader is None
+    assert store.holder
     assert not terms.begun[0].holds
     await stop(running)
 

@@ -120,12 +120,14 @@ def test_apply_that_is_interrupted_says_that_it_goes_on(cluster: Fake, spec: str
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A shell without job control has what it starts in the background ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout is not None
     while "3/6 updated" not in process.stdout.readline():
         pass
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=10)
+    _, err = process.communicate(timeout=60)
     assert (process.returncode, err.strip()) == (
         130,
         "bay: not waited for any longer; it goes on by itself",
@@ -419,6 +421,7 @@ def test_contexts(cluster: Fake, bay: Bay, tmp_path: Path) -> None:
         (["scale", "web"], "bay: missing argument 'REPLICAS' (see bay scale --help)\n"),
         (["get", "--timeout", "5"], 'bay: "5" has no unit; write e.g. 5s\n'),
         (["rollback", "web", "--to", "x"], 'bay: "x" is not a version; write e.g. --to v41\n'),
+        (["rollback", "web", "--to", "v0"], 'bay: "v0" is not a version; write e.g. --to v41\n'),
         (["delete"], "bay: nothing to delete is named; write bay delete NAME, or -f FILE\n"),
     ],
 )
