@@ -125,6 +125,11 @@ def _tasks(tasks: Iterable[TaskSample]) -> Iterator[Metric]:
     written = CounterMetricFamily(
         "bayplan_task_io_written_bytes", "Written to disks.", labels=TASK_LABELS
     )
+    stalled = CounterMetricFamily(
+        "bayplan_task_stalled_seconds",
+        "Time in which a process of it waited for the resource (PSI; cgroup v2).",
+        labels=(*TASK_LABELS, "resource"),
+    )
     restarts = CounterMetricFamily(
         "bayplan_task_restarts", "Restarts in place.", labels=TASK_LABELS
     )
@@ -146,7 +151,8 @@ def _tasks(tasks: Iterable[TaskSample]) -> Iterator[Metric]:
             healthy.add_metric(labels, status.health is Health.HEALTHY)
         if not status.pid:
             continue
-        stats = cgroups.stats(cgroups.reopen(hierarchy, task.cgroup))
+        cgroup = cgroups.reopen(hierarchy, task.cgroup)
+        stats = cgroups.stats(cgroup)
         cpu.add_metric(labels, stats.cpu_ns / 1e9)
         throttled.add_metric(labels, stats.cpu_throttled_ns / 1e9)
         memory.add_metric(labels, stats.memory_working_set_bytes)
@@ -156,7 +162,12 @@ def _tasks(tasks: Iterable[TaskSample]) -> Iterator[Metric]:
         read.add_metric(labels, stats.io_read_bytes)
         written.add_metric(labels, stats.io_write_bytes)
         oom.add_metric(labels, stats.oom_kills)
-    yield from (up, restarts, healthy, cpu, throttled, memory, limit, pids, read, written, oom)
+        if cgroup.kind is cgroups.Kind.V2:
+            stalled.add_metric((*labels, "cpu"), stats.cpu_stalled_ns / 1e9)
+            stalled.add_metric((*labels, "memory"), stats.memory_stalled_ns / 1e9)
+            stalled.add_metric((*labels, "io"), stats.io_stalled_ns / 1e9)
+    yield from (up, restarts, healthy, cpu, throttled, memory, limit, pids)
+    yield from (read, written, oom, stalled)
 
 
 def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:

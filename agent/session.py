@@ -23,7 +23,9 @@ runs: it imports grpc.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -59,12 +61,16 @@ from bayplan.wire.convert import from_pb, to_pb
 PROTOCOL: Final = 1
 FEATURES: Final = ("logs", "exec")
 GOODBYE_DEADLINE_S: Final = 5.0
+GOODBYE_WORTH_S: Final = 10.0
+"""How long after a session a next one is waited for to say goodbye in."""
 HANDSHAKE_DEADLINE_S: Final = 8.0
 """Longer than a follower keeps a call that waits for a new leader."""
 ON_ITS_WAY: Final = frozenset({TaskState.ASSIGNED, TaskState.PREPARING, TaskState.STARTING})
 RETRY_MIN_S: Final = 0.2
 RETRY_MAX_S: Final = 5.0
 REFUSED_RETRY_S: Final = 10.0
+STEADY_S: Final = 300.0
+"""After a session this long controllers are no longer taken for slow."""
 REDIRECTS_MAX: Final = 10
 SILENT_HEARTBEATS_MAX: Final = 4
 COALESCE_S: Final = 0.005
@@ -116,12 +122,14 @@ class _Stream:
     # Local sequence of an assignment set to the one it had on this stream.
     sets: dict[int, int] = field(default_factory=dict)
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    said_goodbye: bool = False
 
     async def write(self, message: pb.AgentMessage) -> None:
-        """One message at a time: gRPC ends a call on which two are written at once. Raises
-        AioRpcError where the stream has ended."""
+        """One message at a time: gRPC ends a call on which two are written at once; none after
+        the goodbye. Raises AioRpcError where the stream has ended."""
         async with self.writing:
-            await _write(self.call, message)
+            if not self.said_goodbye:
+                await _write(self.call, message)
 
 
 class _Redirected(Exception):
@@ -160,7 +168,12 @@ class Session:
         self._local_sequence = 0
         self._failures = 0
         self._removed = False  # from the cluster, as its leader says
-        self._met_slowly = 0  # of these, where the controller was there and took too long
+        # How often a connection took too long to a controller that was there, and how often one
+        # took too long to say something; both forgotten after a steady session.
+        self._slow_connections = self._slow_answers = 0
+        self._goodbye: pb.Goodbye | None = None
+        self._gone_well = asyncio.Event()
+        self._ended_at = -GOODBYE_WORTH_S  # the last session, on the monotonic clock
         self.skew_s = 0.0  # how far this host's clock is ahead of the controller's
         self._gone: set[str] = set()  # controllers that did not answer when last tried
 
@@ -208,22 +221,35 @@ class Session:
         self._outgoing.set()
 
     async def goodbye(self, reason: str) -> None:
-        """Announce a planned absence; the session stays open until run() is cancelled."""
-        stream = self._stream
-        if stream is not None:
-            within_s = max(BACK_WITHIN_S, BACK_WITHIN_STARTS * self._start_took_s)
-            message = pb.Goodbye(reason=reason, back_within_s=within_s)
-            try:
-                async with asyncio.timeout(GOODBYE_DEADLINE_S):
-                    await stream.write(pb.AgentMessage(goodbye=message))
-                    await stream.call.done_writing()
-            except (aio.AioRpcError, asyncio.InvalidStateError, TimeoutError):
-                _log.warning("could not say goodbye", controller=stream.address)
+        """Announce a planned absence, and return once the controller has heard it: it ends the
+        session then. Where there is no session, or it breaks meanwhile, the next one's controller
+        is told, for GOODBYE_DEADLINE_S in all. Afterwards there is no session any more."""
+        if self._stream is None and time.monotonic() - self._ended_at > GOODBYE_WORTH_S:
+            return  # it counts as silent already
+        within_s = max(BACK_WITHIN_S, BACK_WITHIN_STARTS * self._start_took_s)
+        self._goodbye = pb.Goodbye(reason=reason, back_within_s=within_s)
+        try:
+            async with asyncio.timeout(GOODBYE_DEADLINE_S):
+                if self._stream is not None:
+                    await self._say_goodbye(self._stream)
+                await self._gone_well.wait()
+        except TimeoutError:
+            _log.warning("could not say goodbye", controller=self.controller)
+
+    async def _say_goodbye(self, stream: _Stream) -> None:
+        """The last message of a stream: one that came behind it would say that we are back."""
+        if self._goodbye is None or stream.said_goodbye:
+            return
+        stream.said_goodbye = True
+        async with stream.writing:
+            with contextlib.suppress(aio.AioRpcError, asyncio.InvalidStateError):
+                await _write(stream.call, pb.AgentMessage(goodbye=self._goodbye))
+                await stream.call.done_writing()
 
     # -- connecting --------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Until cancelled, or until the controller has heard the goodbye."""
         turn, redirects = 0, 0
         leader = ""
         while True:
@@ -232,6 +258,8 @@ class Session:
             delay = self._delay_s()
             try:
                 await self._connect(address)
+                if self._gone_well.is_set():
+                    return
                 delay, redirects = RETRY_MIN_S / 2, 0
             except _Redirected as redirected:
                 redirects += 1
@@ -248,14 +276,14 @@ class Session:
                     delay = REFUSED_RETRY_S
                 if error.code() is grpc.StatusCode.UNAVAILABLE:
                     self._gone.add(address)
-                self._met_slowly += met_slowly(error)
+                self._slow_connections += met_slowly(error)
                 if _code(error) == NodeRemoved.code and not self._removed:
                     self._expelled(error.details() or "")
                 self._failed(address, error.details() or error.code().name)
                 turn += 1
             except (TimeoutError, OSError) as error:
                 self._gone.add(address)
-                self._met_slowly += 1
+                self._slow_answers += isinstance(error, TimeoutError)
                 self._failed(address, str(error) or "no answer in time")
                 turn += 1
             await asyncio.sleep(delay)
@@ -277,13 +305,15 @@ class Session:
         most = min(RETRY_MIN_S * 2.0 ** min(self._failures, 10), RETRY_MAX_S)
         return random.uniform(most / 2, most)
 
-    def _patient(self, least_s: float) -> float:
-        return patient(least_s, self._met_slowly // len(self._controllers))
+    def _answer_s(self, least_s: float) -> float:
+        slow = max(self._slow_answers, self._slow_connections)
+        return patient(least_s, slow // len(self._controllers))
 
     async def _connect(self, address: str) -> None:
         """One session on `address`, until it ends. Returns where a new one is to begin at once."""
         identity = await asyncio.to_thread(self._identity.load)
-        async with open_channel(address, identity, self._patient(CONNECT_S)) as channel:
+        connect_s = patient(CONNECT_S, self._slow_connections // len(self._controllers))
+        async with open_channel(address, identity, connect_s) as channel:
             # A follower that knows of no other leader keeps the call until there is one.
             gone = ",".join(sorted(self._gone - {address}))
             call = DispatcherStub(channel).Session(metadata=[(GONE_KEY, gone)] if gone else None)
@@ -292,12 +322,20 @@ class Session:
                 stream = self._stream
                 if stream is None:
                     return
-                await self._serve(stream, channel, identity)
+                began = asyncio.get_running_loop().time()
+                try:
+                    await self._say_goodbye(stream)
+                    await self._serve(stream, channel, identity)
+                finally:
+                    if asyncio.get_running_loop().time() - began > STEADY_S:
+                        self._slow_connections = self._slow_answers = 0
             except aio.AioRpcError as error:
                 if (leader := _leader(error)) is not None:
                     raise _Redirected(leader) from error
                 raise
             finally:
+                if self._stream is not None:
+                    self._ended_at = time.monotonic()
                 self._stream = None
                 call.cancel()
 
@@ -314,7 +352,7 @@ class Session:
             statuses=[to_pb(s) for s in self._callbacks.statuses()],
             sent_at=self._clock(),
         )
-        async with asyncio.timeout(self._patient(HANDSHAKE_DEADLINE_S)):
+        async with asyncio.timeout(self._answer_s(HANDSHAKE_DEADLINE_S)):
             await accepted(call)
             await _write(call, pb.AgentMessage(hello=hello))
             first = await _read(call)
@@ -328,7 +366,6 @@ class Session:
             )
         self._failures = 0
         self._removed = False
-        self._met_slowly = max(0, self._met_slowly - 1)
         self._gone.discard(address)
         self._stream = _Stream(
             call=call,
@@ -381,6 +418,8 @@ class Session:
                         self._callbacks.leased(message.heartbeat.sent_at)
                 case _:
                     pass  # something newer than this agent
+        if stream.said_goodbye:
+            self._gone_well.set()
 
     def _measure_skew(self, beat: pb.HeartbeatAck) -> None:
         """The controller had it halfway between there and back, so that a slow way hardly
@@ -458,7 +497,7 @@ class Session:
             stalled = loop.time() - before - stream.heartbeat_interval_s
             stream.heard_at += max(0.0, stalled)  # time this process did not have
             silent_s = loop.time() - stream.heard_at
-            if silent_s > SILENT_HEARTBEATS_MAX * stream.heartbeat_interval_s:
+            if silent_s > self._answer_s(SILENT_HEARTBEATS_MAX * stream.heartbeat_interval_s):
                 raise TimeoutError(f"nothing heard from the controller for {silent_s:.1f} s")
 
     async def _reports(self, stream: _Stream) -> None:

@@ -17,7 +17,9 @@ from agent.shim.request import Request
 from agent.shims.errors import ShimError
 from agent.syscalls import mounts
 
-READY_DEADLINE_S = 30.0
+READY_DEADLINE_S = 180.0
+"""Half a minute was seen on a starved machine, where an agent that began anew instead would come
+no further the next time."""
 RESTART_DELAYS_S = (0.0, 0.1, 0.5, 1.0, 5.0)
 
 

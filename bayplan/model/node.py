@@ -106,7 +106,8 @@ class NodeReport:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeStatus:
     """The leader's view of a node: the last report, and whether it is heard from. `state` and
-    `state_since_at` and `reason` are written by the leader."""
+    `state_since_at` and `reason` are written by the leader. `away_until_at`: the node announced
+    that it would be silent until then; 0: it did not, or is back."""
 
     name: str
     report: NodeReport = field(default_factory=NodeReport)
@@ -115,3 +116,4 @@ class NodeStatus:
     last_seen_at: float = 0.0
     clock_skew_s: float = 0.0
     reason: str = ""
+    away_until_at: float = 0.0

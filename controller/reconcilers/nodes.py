@@ -132,7 +132,10 @@ class Nodes:
         """How long nothing has been heard, counted from when this leader could have heard it."""
         heard = self._heard.get(name)
         if heard is None:
-            return now - self._floor_at
+            # What it announced to the leader before counts for this one too.
+            stored = tables.nodestatus.get(("", name))
+            away_until_at = stored.value.away_until_at if stored is not None else 0.0
+            return now - max(self._floor_at, min(away_until_at, now))
         return now - max(heard.last_at, self._floor_at, min(heard.away_until_at, now))
 
     def _frozen(self, tables: Tables, silent: Mapping[str, float], now: float) -> str:
@@ -168,10 +171,12 @@ class Nodes:
         state, reason = self._state(before, heard, silent_s)
         report = heard.report if heard is not None else before.report
         skew_s = heard.clock_skew_s if heard is not None else before.clock_skew_s
+        away_until_at = heard.away_until_at if heard is not None else before.away_until_at
         same = (
             state is before.state
             and reason == before.reason
             and report == before.report
+            and away_until_at == before.away_until_at
             and abs(skew_s - before.clock_skew_s) < SKEW_WRITE_S
         )
         if same:
@@ -184,6 +189,7 @@ class Nodes:
             last_seen_at=heard.last_at if heard is not None else before.last_seen_at,
             clock_skew_s=skew_s,
             reason=reason,
+            away_until_at=away_until_at,
         )
 
     def _state(

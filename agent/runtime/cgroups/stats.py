@@ -15,7 +15,8 @@ _READ_MAX_BYTES = 16384
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:
     """Counters since the cgroup was made; limits 0: none. `memory_working_set_bytes` is usage
-    less inactive page cache, what Kubernetes evicts by."""
+    less inactive page cache, what Kubernetes evicts by. `*_stalled_ns`: how long at least one of
+    the tasks waited for it (psi.rst, "some"); 0 on v1, which does not tell."""
 
     cpu_ns: int = 0
     cpu_user_ns: int = 0
@@ -37,6 +38,9 @@ class Stats:
     io_reads: int = 0
     io_writes: int = 0
     oom_kills: int = 0
+    cpu_stalled_ns: int = 0
+    memory_stalled_ns: int = 0
+    io_stalled_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,9 +56,9 @@ class Pressure:
 def pressure(cgroup: Cgroup) -> Pressure:
     """Kept in the v2 tree alone, also where the controllers are in v1's."""
     return Pressure(
-        cpu=_some_avg10(cgroup, "cpu.pressure"),
-        memory=_some_avg10(cgroup, "memory.pressure"),
-        io=_some_avg10(cgroup, "io.pressure"),
+        cpu=_some_avg10(cgroup, "cpu"),
+        memory=_some_avg10(cgroup, "memory"),
+        io=_some_avg10(cgroup, "io"),
     )
 
 
@@ -132,17 +136,30 @@ def _stats_v2(cgroup: Cgroup) -> Stats:
         io_reads=io.get("rios", 0),
         io_writes=io.get("wios", 0),
         oom_kills=oom_kills(cgroup),
+        cpu_stalled_ns=_stalled_ns(cgroup, "cpu"),
+        memory_stalled_ns=_stalled_ns(cgroup, "memory"),
+        io_stalled_ns=_stalled_ns(cgroup, "io"),
     )
 
 
-def _some_avg10(cgroup: Cgroup, name: str) -> float | None:
-    """Of `some avg10=1.20 avg60=…`."""
+def _some_avg10(cgroup: Cgroup, resource: str) -> float | None:
+    value = _waited(cgroup, resource).get("avg10")
+    return float(value) if value else None
+
+
+def _stalled_ns(cgroup: Cgroup, resource: str) -> int:
+    return int(_waited(cgroup, resource).get("total", "0")) * 1000
+
+
+def _waited(cgroup: Cgroup, resource: str) -> dict[str, str]:
+    """Of `some avg10=0.00 avg60=0.00 avg300=0.00 total=MICROSECONDS`; nothing where the kernel was
+    built or booted without."""
     try:
-        words = _text(cgroup, UNIFIED, name).split()
-    except OSError:  # EOPNOTSUPP: switched off when the kernel was started
-        return None
-    values = dict(word.partition("=")[::2] for word in words[1:2])
-    return float(values["avg10"]) if words[:1] == ["some"] and "avg10" in values else None
+        text = _text(cgroup, UNIFIED, f"{resource}.pressure")
+    except OSError:  # EOPNOTSUPP: psi=0
+        return {}
+    words = text.partition("\n")[0].split()
+    return dict(word.partition("=")[::2] for word in words[1:]) if words[:1] == ["some"] else {}
 
 
 def _text(cgroup: Cgroup, controller: str, name: str) -> str:

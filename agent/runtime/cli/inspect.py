@@ -86,8 +86,17 @@ def _event(uid: str, cgroup: Cgroup) -> dict[str, object]:
         {"op": op, "value": value}
         for op, value in (("Read", found.io_read_bytes), ("Write", found.io_write_bytes))
     ]
+    stalled = {
+        name: {"psi": {"some": {"total": nanoseconds // 1000}}}
+        for name, nanoseconds in (
+            ("cpu", found.cpu_stalled_ns),
+            ("memory", found.memory_stalled_ns),
+            ("blkio", found.io_stalled_ns),
+        )
+    }
     data: dict[str, object] = {
         "cpu": {
+            **stalled["cpu"],
             "usage": {"total": found.cpu_ns, "kernel": found.cpu_system_ns,
                       "user": found.cpu_user_ns},
             "throttling": {"periods": found.cpu_periods,
@@ -95,13 +104,14 @@ def _event(uid: str, cgroup: Cgroup) -> dict[str, object]:
                            "throttledTime": found.cpu_throttled_ns},
         },
         "memory": {
+            **stalled["memory"],
             "usage": usage, "cache": found.memory_file_bytes,
             "swap": {"usage": found.memory_swap_bytes},
             "raw": {"anon": found.memory_anonymous_bytes,
                     "working_set": found.memory_working_set_bytes},
         },
         "pids": {"current": found.pids, "limit": found.pids_limit},
-        "blkio": {"ioServiceBytesRecursive": io},
+        "blkio": {**stalled["blkio"], "ioServiceBytesRecursive": io},
     }  # fmt: skip
     return {"type": "stats", "id": uid, "data": data}
 

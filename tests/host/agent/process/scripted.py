@@ -98,6 +98,7 @@ class Controller(DispatcherServicer):
         self.events: list[Event] = []
         self.conditions: set[str] = set()
         self.goodbyes: list[pb.Goodbye] = []
+        self.falls_at_goodbye = False  # once: it leads no more, and has not taken note
         self.operators: list[str] = []
         self.removed = False  # the node, from the cluster
         self.renewals = 0
@@ -158,6 +159,9 @@ class Controller(DispatcherServicer):
                 self.conditions = {c.type for c in message.report.conditions}
             elif kind == "events":
                 self.events += [from_pb(Event, e) for e in message.events.events]
+            elif kind == "goodbye" and self.falls_at_goodbye:
+                self.falls_at_goodbye = False
+                await context.abort(StatusCode.UNAVAILABLE, "leads no more")
             elif kind == "goodbye":
                 self.goodbyes.append(message.goodbye)
             async with self._changed:

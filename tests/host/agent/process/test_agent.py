@@ -116,6 +116,19 @@ async def test_a_planned_stop_says_goodbye_and_keeps_containers(
     assert after.state is TaskState.RUNNING
 
 
+async def test_a_goodbye_that_falls_into_a_change_of_leaders_is_said_again(
+    controller: Controller, machine: Machine
+) -> None:
+    """In a session with the next one: who only lost the session would be missed after seconds."""
+    machine.start()
+    await controller.until(lambda: controller.hellos)
+    controller.falls_at_goodbye = True
+    assert await asyncio.to_thread(machine.stop) == 0
+    assert len(controller.hellos) == 2
+    (goodbye,) = controller.goodbyes
+    assert goodbye.back_within_s >= 60
+
+
 async def test_secrets_volumes_logs_and_exec(controller: Controller, machine: Machine) -> None:
     """What a container mounts, what it writes, and a command beside it."""
     reference = SecretReference(name="db", key="password")

@@ -72,8 +72,12 @@ def test_stats_on_v2(tmp_path: Path) -> None:
         memory__max="max\n",
         io__stat="8:0 rbytes=10 wbytes=20 rios=1 wios=2\n8:16 rbytes=1 wbytes=1 rios=1 wios=1\n",
         pids__current="3\n",
+        cpu__pressure="some avg10=0.00 avg60=1.5 avg300=0.1 total=11\nfull avg10=0 total=9\n",
+        io__pressure="some avg10=0.00 avg60=0.00 avg300=0.00 total=13\n",
     )
     found = cgroups.stats(cgroup)
+    stalled = (found.cpu_stalled_ns, found.memory_stalled_ns, found.io_stalled_ns)
+    assert stalled == (11_000, 0, 13_000)
     assert (found.cpu_ns, found.cpu_throttled_ns) == (5000, 7000)
     assert (found.memory_bytes, found.memory_working_set_bytes) == (1000, 750)
     assert found.memory_limit_bytes == 0

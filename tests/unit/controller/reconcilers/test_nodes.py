@@ -146,6 +146,21 @@ def test_an_announced_absence_is_no_loss() -> None:
     assert cluster.states() == "rrl"
 
 
+def test_an_announced_absence_outlives_the_leader_that_heard_it() -> None:
+    """The next one knows of it, until the node is heard again."""
+    cluster = a_cluster()
+    cluster.heard["h3"] = replace(cluster.heard["h3"], away_until_at=cluster.now + 20)
+    cluster.pass_time(1, "h1", "h2")
+    cluster.heard.clear()
+    cluster.lead()
+    cluster.pass_time(19, "h1", "h2")
+    assert cluster.states() == "rrr"
+    cluster.pass_time(1, *cluster.names)
+    assert cluster.store.tables.nodestatus["", "h3"].value.away_until_at == 0
+    cluster.pass_time(LOST_AFTER_S + 0.5, "h1", "h2")
+    assert cluster.states() == "rrl"
+
+
 def test_reports_are_stored_when_they_change() -> None:
     """What the agent says of its host reaches the tables."""
     cluster = a_cluster()

@@ -2059,12 +2059,14 @@ class NodeStatus(message.Message):
     LAST_SEEN_AT_FIELD_NUMBER: builtins.int
     CLOCK_SKEW_S_FIELD_NUMBER: builtins.int
     REASON_FIELD_NUMBER: builtins.int
+    AWAY_UNTIL_AT_FIELD_NUMBER: builtins.int
     name: builtins.str
     state: NodeState.ValueType
     state_since_at: builtins.float
     last_seen_at: builtins.float
     clock_skew_s: builtins.float
     reason: builtins.str
+    away_until_at: builtins.float
     @builtins.property
     def report(self) -> NodeReport: ...
     def __init__(
@@ -2077,10 +2079,11 @@ class NodeStatus(message.Message):
         last_seen_at: builtins.float = ...,
         clock_skew_s: builtins.float = ...,
         reason: builtins.str = ...,
+        away_until_at: builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["report", b"report"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["clock_skew_s", b"clock_skew_s", "last_seen_at", b"last_seen_at", "name", b"name", "reason", b"reason", "report", b"report", "state", b"state", "state_since_at", b"state_since_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["away_until_at", b"away_until_at", "clock_skew_s", b"clock_skew_s", "last_seen_at", b"last_seen_at", "name", b"name", "reason", b"reason", "report", b"report", "state", b"state", "state_since_at", b"state_since_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
