@@ -34,8 +34,8 @@ MUTANTS = (
     Mutant(
         "a new leader gives nodes no time",
         "controller/reconcilers/nodes.py",
-        "            return now - self._floor_at\n",
-        "            return now\n",
+        "            return now - max(self._floor_at, min(away_until_at, now))\n",
+        "            return now - min(away_until_at, now)\n",
     ),
     Mutant(
         "a volume moves with its task",
