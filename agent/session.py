@@ -132,6 +132,10 @@ class _Stream:
                 await _write(self.call, message)
 
 
+class _Silent(TimeoutError):
+    """A controller that had said welcome is not heard from any more."""
+
+
 class _Redirected(Exception):
     def __init__(self, leader: str) -> None:
         super().__init__(leader)
@@ -168,9 +172,12 @@ class Session:
         self._local_sequence = 0
         self._failures = 0
         self._removed = False  # from the cluster, as its leader says
-        # How often a connection took too long to a controller that was there, and how often one
-        # took too long to say something; both forgotten after a steady session.
-        self._slow_connections = self._slow_answers = 0
+        # How often a connection took too long to a controller that was there, how often one took
+        # too long to say welcome, and how often one fell silent that was there all the same: one
+        # that died must not have the next one's death noticed later. Forgotten after a steady
+        # session.
+        self._slow_connections = self._slow_answers = self._slow_sessions = 0
+        self._fell_silent = ""
         self._goodbye: pb.Goodbye | None = None
         self._gone_well = asyncio.Event()
         self._ended_at = -GOODBYE_WORTH_S  # the last session, on the monotonic clock
@@ -283,7 +290,10 @@ class Session:
                 turn += 1
             except (TimeoutError, OSError) as error:
                 self._gone.add(address)
-                self._slow_answers += isinstance(error, TimeoutError)
+                if isinstance(error, _Silent):
+                    self._fell_silent = address
+                else:
+                    self._slow_answers += isinstance(error, TimeoutError)
                 self._failed(address, str(error) or "no answer in time")
                 turn += 1
             await asyncio.sleep(delay)
@@ -305,9 +315,9 @@ class Session:
         most = min(RETRY_MIN_S * 2.0 ** min(self._failures, 10), RETRY_MAX_S)
         return random.uniform(most / 2, most)
 
-    def _answer_s(self, least_s: float) -> float:
+    def _welcome_s(self) -> float:
         slow = max(self._slow_answers, self._slow_connections)
-        return patient(least_s, slow // len(self._controllers))
+        return patient(HANDSHAKE_DEADLINE_S, slow // len(self._controllers))
 
     async def _connect(self, address: str) -> None:
         """One session on `address`, until it ends. Returns where a new one is to begin at once."""
@@ -328,7 +338,7 @@ class Session:
                     await self._serve(stream, channel, identity)
                 finally:
                     if asyncio.get_running_loop().time() - began > STEADY_S:
-                        self._slow_connections = self._slow_answers = 0
+                        self._slow_connections = self._slow_answers = self._slow_sessions = 0
             except aio.AioRpcError as error:
                 if (leader := _leader(error)) is not None:
                     raise _Redirected(leader) from error
@@ -352,7 +362,7 @@ class Session:
             statuses=[to_pb(s) for s in self._callbacks.statuses()],
             sent_at=self._clock(),
         )
-        async with asyncio.timeout(self._answer_s(HANDSHAKE_DEADLINE_S)):
+        async with asyncio.timeout(self._welcome_s()):
             await accepted(call)
             await _write(call, pb.AgentMessage(hello=hello))
             first = await _read(call)
@@ -366,6 +376,8 @@ class Session:
             )
         self._failures = 0
         self._removed = False
+        self._slow_sessions += address == self._fell_silent
+        self._fell_silent = ""
         self._gone.discard(address)
         self._stream = _Stream(
             call=call,
@@ -497,8 +509,9 @@ class Session:
             stalled = loop.time() - before - stream.heartbeat_interval_s
             stream.heard_at += max(0.0, stalled)  # time this process did not have
             silent_s = loop.time() - stream.heard_at
-            if silent_s > self._answer_s(SILENT_HEARTBEATS_MAX * stream.heartbeat_interval_s):
-                raise TimeoutError(f"nothing heard from the controller for {silent_s:.1f} s")
+            most_s = SILENT_HEARTBEATS_MAX * stream.heartbeat_interval_s
+            if silent_s > patient(most_s, self._slow_sessions):
+                raise _Silent(f"nothing heard from the controller for {silent_s:.1f} s")
 
     async def _reports(self, stream: _Stream) -> None:
         last: NodeReport | None = None

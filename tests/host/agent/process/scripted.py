@@ -97,6 +97,7 @@ class Controller(DispatcherServicer):
         self.hellos: list[pb.AgentHello] = []
         self.events: list[Event] = []
         self.conditions: set[str] = set()
+        self.heartbeats = 0
         self.goodbyes: list[pb.Goodbye] = []
         self.falls_at_goodbye = False  # once: it leads no more, and has not taken note
         self.operators: list[str] = []
@@ -151,6 +152,7 @@ class Controller(DispatcherServicer):
                 ack = pb.StatusAck(sequence=message.statuses.sequence)
                 await self._write(context, pb.ControllerMessage(ack=ack))
             elif kind == "heartbeat":
+                self.heartbeats += 1
                 beat = pb.HeartbeatAck(sent_at=message.heartbeat.sent_at, received_at=time.time())
                 await self._write(context, pb.ControllerMessage(heartbeat=beat))
             elif kind == "ack":

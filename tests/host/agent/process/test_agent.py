@@ -121,7 +121,7 @@ async def test_a_goodbye_that_falls_into_a_change_of_leaders_is_said_again(
 ) -> None:
     """In a session with the next one: who only lost the session would be missed after seconds."""
     machine.start()
-    await controller.until(lambda: controller.hellos)
+    await controller.until(lambda: controller.heartbeats)  # the session is there on its side, too
     controller.falls_at_goodbye = True
     assert await asyncio.to_thread(machine.stop) == 0
     assert len(controller.hellos) == 2
