@@ -116,12 +116,11 @@ def test_apply_that_is_interrupted_says_that_it_goes_on(cluster: Fake, spec: str
     cluster.changes = [UPDATE]
     cluster.views = [a_service(rollout=RolloutState.RUNNING, updated=3)]
     process = subprocess.Popen(
-        [sys.executable, "-m", "bayplan.cli", "apply", spec],
+        # A shell without job control has what it starts in the background ignore the signal.
+        ["env", "--default-signal=INT", sys.executable, "-m", "bayplan.cli", "apply", spec],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # A shell without job control has what it starts in the background ignore it.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout is not None
     while "3/6 updated" not in process.stdout.readline():
