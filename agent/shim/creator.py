@@ -67,7 +67,7 @@ def _create(
     furniture: list[int] = []
 
     def meanwhile() -> None:
-        protocol.check_hello(_control_frame(stream))
+        _read_hello(stream)
         furniture.extend(_furnish(request.directory, opened))
 
     shim = opened.enter_context(closing(Remote(orders, meanwhile)))
@@ -89,15 +89,23 @@ def _create(
     except (container.Failure, OSError, protocol.ProtocolError) as error:
         code = "container" if isinstance(error, container.Failure) else "system"
         failure = {"event": "failed", "code": code, "message": str(error)}
-        _tell_failure(stream, protocol.control(failure))
+        _tell_failure(stream, protocol.control(failure), greeted=bool(furniture))
 
 
-def _tell_failure(stream: socket.socket, frame: bytes) -> None:
+def _tell_failure(stream: socket.socket, frame: bytes, *, greeted: bool) -> None:
+    """`greeted`: the agent's hello was read. Where it was not, it is before the end: an agent that
+    still writes to what was closed sees a broken pipe, and not why."""
     try:
         stream.sendall(frame)
         stream.shutdown(socket.SHUT_WR)
-    except OSError:  # the agent is gone as well
+        if not greeted:
+            _read_hello(stream)
+    except (OSError, protocol.ProtocolError):  # the agent is gone as well
         return
+
+
+def _read_hello(stream: socket.socket) -> None:
+    protocol.check_hello(_control_frame(stream))
 
 
 def _control_frame(stream: socket.socket) -> protocol.Message:

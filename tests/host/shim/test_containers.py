@@ -12,7 +12,8 @@ import pytest
 
 from agent.logs import read
 from agent.shim import protocol
-from agent.shims import ShimError, Shims, State
+from agent.shims import ShimError, Shims, State, fleet
+from agent.shims.channel import greet
 from tests.host.shim.conftest import MakeBundle, alive, eventually, next_exit, processes_of
 
 
@@ -94,8 +95,18 @@ async def test_a_command_that_does_not_exist(shims: Shims, bundle: MakeBundle) -
     assert (exited.uid, exited.reason) == ("no", "start_failed")
 
 
-async def test_a_bundle_that_is_wrong(shims: Shims, bundle: MakeBundle, state: Path) -> None:
-    """create() names the field; nothing is created and no exit follows."""
+@pytest.mark.parametrize("later_s", [0.0, 0.3])
+async def test_a_bundle_that_is_wrong(
+    shims: Shims, bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch, later_s: float
+) -> None:
+    """create() names the field, however late the agent's hello is written; nothing is created and
+    no exit follows."""
+
+    async def greet_later(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> object:
+        await asyncio.sleep(later_s)
+        return await greet(reader, writer)
+
+    monkeypatch.setattr(fleet, "greet", greet_later)
     path = bundle("wrong", "true")
     (path / "config.json").write_text("{}")
     with pytest.raises(ShimError, match="ociVersion"):
