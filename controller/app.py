@@ -158,7 +158,7 @@ class Controller:
             address=parts.addresses.control,
             join_address=parts.addresses.join,
         )
-        self._seat.election = Election(etcd, me)
+        self._seat.election = Election(etcd, me, alone=self._config.managed_etcd)
         log.info(
             "serving", controller=me.id, version=bayplan.__version__, **asdict(parts.addresses)
         )

@@ -105,7 +105,11 @@ Work = Callable[[Leadership], Awaitable[None]]
 
 
 class Election:
-    """Campaigns for the seat and runs the leader's work while it is held."""
+    """Campaigns for the seat and runs the leader's work while it is held.
+
+    `alone`: nobody else can lead (the store is this controller's own), so that a lease that is lost
+    costs no more when it is longer, and taking over again and again does. Where others can, they
+    are to take over as soon as ever."""
 
     def __init__(
         self,
@@ -113,11 +117,13 @@ class Election:
         me: Leader,
         *,
         ttl_s: int = TTL_S,
+        alone: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._seat = seat
         self._me = me
         self._ttl_s = self._least_s = ttl_s
+        self._alone = alone
         self._clock = clock
         self._term: Leadership | None = None
         self.reason = ""  # why it cannot campaign; empty: it can
@@ -159,6 +165,10 @@ class Election:
     def ttl_s(self) -> int:
         """Of the lease this controller holds, or will take."""
         return self._ttl_s
+
+    def _lost(self) -> None:
+        if self._alone:
+            self._lengthen()
 
     def _lengthen(self) -> None:
         longer_s = min(LENGTHEN * self._ttl_s, max(TTL_MAX_S, self._least_s))
@@ -247,7 +257,7 @@ class Election:
             await asyncio.sleep(min(interval_s, term.remaining_s))
             if not term.holds:
                 log.error("lease not renewed in time", leader=self._me.id)
-                self._lengthen()
+                self._lost()
                 return
             sent = self._clock()
             try:
@@ -262,7 +272,7 @@ class Election:
                 interval_s = self._ttl_s / RENEWALS_PER_TTL
             except Deposed as lost:
                 log.error("lease lost", leader=self._me.id, reason=str(lost))
-                self._lengthen()
+                self._lost()
                 return
             except (StoreUnavailable, TimeoutError) as error:
                 log.warning(

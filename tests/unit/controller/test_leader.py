@@ -178,6 +178,20 @@ async def test_a_lease_that_cannot_be_renewed_in_time_is_followed_by_longer_ones
     await stop(running)
 
 
+async def test_among_others_a_lost_term_makes_no_lease_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They are to take over as soon as ever."""
+    monkeypatch.setattr(leader, "RENEWALS_PER_TTL", 1000)
+    store, terms = Slow(), Terms()
+    store.needs_s = 46
+    election = Election(store, Leader("one", "h:1"), alone=False, clock=lambda: store.now)
+    running = asyncio.create_task(election.run(terms))
+    await until(lambda: len(terms.begun) == 4)
+    assert election.ttl_s == 5
+    await stop(running)
+
+
 async def test_a_calm_leader_takes_a_shorter_lease_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Within its term: the work goes on under the same guard."""
     monkeypatch.setattr(leader, "RENEWALS_PER_TTL", 1000)
