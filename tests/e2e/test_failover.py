@@ -143,6 +143,10 @@ def test_the_leader_is_cut_off(cluster: Rig) -> None:
     eventually("it follows", lambda: cluster.run("get", *at, timeout_s=20).returncode == 0)
     assert leader(cluster) == new
     after = cluster.runs("web")
+    if not before.keys() <= after.keys():
+        print(cluster.run("events").stdout[-3000:])
+        for log in sorted(cluster.directory.rglob("*.log")):
+            print("=====", log, "\n", log.read_text()[-9000:])
     assert {name: after[name] for name in before} == before
 
 
