@@ -7,6 +7,7 @@ import shutil
 import tarfile
 import tempfile
 import threading
+from abc import ABC, abstractmethod
 from asyncio import Event
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +18,7 @@ from bayplan.model.errors import BayplanError, Failed, InvalidSpec, NotFound
 NOTICES_MAX = 20
 
 
-class _Beside:
+class _Beside(ABC):
     """A thread at one end of a pipe; `failure` is what it ended with."""
 
     def __init__(self) -> None:
@@ -59,11 +60,13 @@ class _Beside:
             where = f"{error.filename}: " if error.filename else ""
             self._failure = Failed(f"{where}{error.strerror}")
 
+    @abstractmethod
     def _work(self) -> None:
-        raise NotImplementedError
+        """What the thread does. Raises OSError, TarError, BayplanError."""
 
+    @abstractmethod
     def _close_own_end(self) -> None:
-        raise NotImplementedError
+        """So that the other end sees that nothing more comes."""
 
 
 class Packing(_Beside):
