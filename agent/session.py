@@ -60,6 +60,7 @@ from bayplan.wire.convert import from_pb, to_pb
 
 PROTOCOL: Final = 1
 FEATURES: Final = ("logs", "exec")
+GONE_CONNECT_S: Final = 1.0
 GOODBYE_DEADLINE_S: Final = 5.0
 GOODBYE_WORTH_S: Final = 10.0
 """How long after a session a next one is waited for to say goodbye in."""
@@ -322,7 +323,10 @@ class Session:
     async def _connect(self, address: str) -> None:
         """One session on `address`, until it ends. Returns where a new one is to begin at once."""
         identity = await asyncio.to_thread(self._identity.load)
-        connect_s = patient(CONNECT_S, self._slow_connections // len(self._controllers))
+        # One that was gone a moment ago is looked for shortly: meanwhile another may lead.
+        others = any(c != address and c not in self._gone for c in self._controllers)
+        least_s = GONE_CONNECT_S if address in self._gone and others else CONNECT_S
+        connect_s = patient(least_s, self._slow_connections // len(self._controllers))
         async with open_channel(address, identity, connect_s) as channel:
             # A follower that knows of no other leader keeps the call until there is one.
             gone = ",".join(sorted(self._gone - {address}))
