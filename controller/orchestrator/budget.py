@@ -14,7 +14,7 @@ from dataclasses import replace
 from bayplan.model.service import Rollout, Service
 from controller.orchestrator.decision import revision
 from controller.orchestrator.situation import Observed, Situation
-from controller.tables import Kind, Put, Stored
+from controller.tables import Kind, Put, Require, Stored
 
 
 def missing(service: Service, rollout: Rollout | None, tasks: Iterable[Observed]) -> int:
@@ -40,6 +40,14 @@ def spend(stored: Stored[Rollout], rollout: Rollout, count: int = 1) -> Put:
     value = replace(rollout, disruptions=rollout.disruptions + count)
     key = (rollout.namespace, rollout.service)
     return Put(Kind.ROLLOUT, key, value, revision(stored))
+
+
+def unserving(situation: Situation, observed: Observed) -> tuple[Require, ...]:
+    """That a task which may go since it does not serve does not serve by now either. A write may
+    take seconds; the task may come to serve meanwhile, and its end would then be of the budget."""
+    if situation.service.value.spec.disruption is None or observed.serving:
+        return ()
+    return (Require(Kind.STATUS, observed.key, revision(observed.status_stored)),)
 
 
 def bound(situation: Situation, unavailable: int) -> int:

@@ -208,6 +208,7 @@ def _settle_slot(
             severity=Severity.WARNING,
         )
     for observed in slot.surplus:
+        slot.endings.extend(budget.unserving(situation, observed))
         slot.endings.extend(retire(observed, "another task has its slot"))
     dropped = [o.task.attempt for o in slot.surplus if not o.task.node]
     if dropped:
@@ -362,7 +363,8 @@ def _replace(
             reason = moving or "a newer version replaces it"
             takes = slot.covered and not situation.overdue(current)
             spends = _spends(situation, phase) if takes else ()
-            _exchange(situation, slot, current, generation, reason, now, decision, spends)
+            guard = spends or budget.unserving(situation, current)
+            _exchange(situation, slot, current, generation, reason, now, decision, guard)
             if spends:
                 return  # the budget is written with each use
 
@@ -399,11 +401,11 @@ def _exchange(
     reason: str,
     now: float,
     decision: Decision,
-    spends: Sequence[Change],
+    guard: Sequence[Change],
 ) -> None:
     """The predecessor goes now; its successor starts with its end where the policy has no room
     for both, else at once."""
-    changes: list[Change] = [require_service(situation), *spends, *retire(current, reason)]
+    changes: list[Change] = [require_service(situation), *guard, *retire(current, reason)]
     if not current.task.node or not _waits_for_end(situation):
         changes.extend(_create(situation, slot, generation, now, 0.0, ""))
     decision.add(*changes)

@@ -143,6 +143,22 @@ def test_two_loops_do_not_both_take_the_last_one() -> None:
     assert len([t for t in rig.tasks() if t.desired is DesiredState.SHUTDOWN]) == 1
 
 
+def test_what_came_to_serve_meanwhile_is_not_taken() -> None:
+    """A drain decided while nothing served is written once all do: it takes one, not all."""
+    rig = Rig(nodes=1)
+    rig.apply(3, update=STOP_FIRST, disruption=ONE)
+    rig.settle()
+    rig.node("h1", draining=True)
+    late = rig.services.step(rig.store.tables, rig.now).groups
+    assert late
+    for task in rig.live():
+        rig.report(task, TaskState.RUNNING)
+    rig.store.apply_each(late)
+    assert not [t for t in rig.tasks() if t.desired is DesiredState.SHUTDOWN]
+    rig.settle()
+    assert len([t for t in rig.tasks() if t.desired is DesiredState.SHUTDOWN]) == 1
+
+
 def test_a_forced_drain_of_volumes_keeps_to_the_budget() -> None:
     """Tasks with a volume stop one after another; their successors wait for the node."""
     data = TaskTemplate(image="a", mounts=(Mount(target="/d", kind=MountKind.VOLUME, source="d"),))
