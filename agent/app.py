@@ -33,7 +33,7 @@ from agent.identity import Identity, IdentityStore, may_scrape
 from agent.images import Images, Registries
 from agent.network import Network, NetworkError
 from agent.orders import Orders
-from agent.shims import Adopted, ExecSession, Shims, State
+from agent.shims import Adopted, Attachment, ExecSession, Shims, State
 from agent.volumes import Volumes
 from bayplan.clock import HostClock
 from bayplan.https import HttpsServer, client_context, server_context
@@ -177,6 +177,7 @@ class Agent:
                 log_directory=self._bundles.log_directory,
                 finished=self._finished,
                 execute=self._execute,
+                attach=self._attach,
                 order=self._orders.carry_out,
                 copy=self._copy,
                 stats=Usage(self._core.status, self._bundles.cgroup, self._clock.now).read,
@@ -398,6 +399,12 @@ class Agent:
         if start.tty and start.rows and start.columns:
             await session.resize(start.rows, start.columns)
         return session
+
+    async def _attach(self, uid: str) -> Attachment:
+        status = self._core.status(uid)
+        if status is None or not status.pid:
+            raise Conflict("the task has no container at the moment")
+        return await self._shims.attach(uid)
 
     async def _copy(self, uid: str, start: pb.CopyStart) -> Copy:
         status = self._core.status(uid)

@@ -377,7 +377,9 @@ class Executor:
             bundle = await asyncio.to_thread(
                 self._parts.bundles.write, assignment, image, id_base=base, sources=sources
             )
-            created = await self._parts.shims.create(uid, bundle)
+            created = await self._parts.shims.create(
+                uid, bundle, stdin=template.stdin or template.tty
+            )
         self._incarnations[uid] = incarnation
         return on.Created(uid=uid, incarnation=incarnation, pid=created.pid)
 

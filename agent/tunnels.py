@@ -19,7 +19,7 @@ from grpc import aio
 from agent import logs
 from agent.bundle import signals
 from agent.copies import Copy
-from agent.shims import ExecSession, ShimError
+from agent.shims import Attachment, ExecSession, ShimError
 from bayplan.model.errors import BayplanError, InvalidSpec, NotFound
 from bayplan.wire._pb.bayplan.v1 import dispatcher_pb2 as pb
 from bayplan.wire._pb.bayplan.v1.dispatcher_pb2_grpc import DispatcherStub
@@ -44,6 +44,7 @@ class Host:
     log_directory: Callable[[str], Path]
     finished: Callable[[str], bool | None]
     execute: Callable[[str, pb.ExecStart], Awaitable[ExecSession]]
+    attach: Callable[[str], Awaitable[Attachment]]
     order: Callable[[str, pb.TaskOrder], Awaitable[None]]
     copy: Callable[[str, pb.CopyStart], Awaitable[Copy]]
     stats: Callable[[Sequence[str]], pb.StatsBatch]
@@ -120,6 +121,8 @@ class Tunnels:
                 await self._logs(call, frames, request)
             case "exec":
                 await self._exec(call, frames, request)
+            case "attach":
+                await self._attach(call, frames, request.task_uid)
             case "order":
                 await self._order(call, request)
             case "copy":
@@ -227,12 +230,29 @@ class Tunnels:
         except BayplanError as error:
             await _output(call, pb.ExecOutput(error=str(error)))
             return
+        await self._converse(call, frames, session, tty=request.exec.tty)
+
+    async def _attach(self, call: Any, frames: _Frames, uid: str) -> None:
+        try:
+            attachment = await self._host.attach(uid)
+        except BayplanError as error:
+            await _output(call, pb.ExecOutput(error=str(error)))
+            return
+        attached = pb.Attached(tty=attachment.terminal, stdin=attachment.stdin)
+        await _output(call, pb.ExecOutput(attached=attached))
+        await self._converse(call, frames, attachment, tty=attachment.terminal)
+
+    async def _converse(
+        self, call: Any, frames: _Frames, session: ExecSession | Attachment, *, tty: bool
+    ) -> None:
+        """Until the process ends, or the operator goes away: what was executed for them is killed
+        then, what they were attached to goes on."""
         feeding = asyncio.create_task(_feed(frames, session))
-        output = asyncio.create_task(_relay(call, session, tty=request.exec.tty))
+        output = asyncio.create_task(_relay(call, session, tty=tty))
         try:
             await asyncio.wait({feeding, output}, return_when=asyncio.FIRST_COMPLETED)
             if not output.done():
-                return  # the operator went away: the process is killed
+                return
             output.result()
         finally:
             feeding.cancel()
@@ -335,7 +355,7 @@ async def _closed(frames: _Frames) -> None:
             return
 
 
-async def _feed(frames: _Frames, session: ExecSession) -> None:
+async def _feed(frames: _Frames, session: ExecSession | Attachment) -> None:
     """Input of the operator to the process, until the operator's side is gone."""
     while (frame := await frames.next()) is not None:
         match frame.WhichOneof("frame"):
@@ -347,7 +367,7 @@ async def _feed(frames: _Frames, session: ExecSession) -> None:
                 pass  # newer than this agent
 
 
-async def _input(item: pb.ExecInput, session: ExecSession) -> None:
+async def _input(item: pb.ExecInput, session: ExecSession | Attachment) -> None:
     match item.WhichOneof("input"):
         case "stdin":
             await session.write(item.stdin)
@@ -356,13 +376,14 @@ async def _input(item: pb.ExecInput, session: ExecSession) -> None:
         case "resize":
             await session.resize(item.resize.rows, item.resize.columns)
         case "signal":
-            if (number := signals.number(item.signal)) is not None:
+            number = signals.number(item.signal)
+            if number is not None and isinstance(session, ExecSession):
                 await session.signal(number)
         case _:
             pass
 
 
-async def _relay(call: Any, session: ExecSession, *, tty: bool) -> None:
+async def _relay(call: Any, session: ExecSession | Attachment, *, tty: bool) -> None:
     try:
         async for stream, chunk in session:
             if stream == "stderr":

@@ -150,7 +150,7 @@ def _process(
         "noNewPrivileges": True,
         # Else the agent's own would be inherited, and that one is to be killed last of all.
         "oomScoreAdj": 0,
-        "terminal": False,
+        "terminal": template.tty,
     }
 
 
@@ -171,6 +171,8 @@ def arguments(template: TaskTemplate, image: ImageConfig) -> list[str]:
 def _environment(assignment: Assignment, image: ImageConfig, context: BundleContext) -> list[str]:
     """What the image says over what the host says, the template over both."""
     env = {"PATH": _PATH, "HOME": context.home, "HOSTNAME": context.hostname}
+    if assignment.template.tty:
+        env["TERM"] = "xterm"
     for variable in image.env:
         name, equals, value = variable.partition("=")
         if name and equals:

@@ -6,7 +6,7 @@ import asyncio
 import calendar
 import os
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -50,14 +50,19 @@ async def read(
     tail: int | None = None,
     follow: bool = False,
     ended: asyncio.Event | None = None,
-) -> AsyncIterator[LogRecord]:
+    start: Position | None = None,
+) -> AsyncGenerator[LogRecord, None]:
     """The records in `directory`, oldest first, none before `since_at`.
 
     `tail`: only the newest that many lines (a line in several parts counts once). `follow`: go on
     with what is written, until the caller stops or, where `ended` is given and set, at the end of
-    what is there. A directory that does not exist (yet) is an empty log.
+    what is there. `start`: where to begin instead. A directory that does not exist (yet) is an
+    empty log.
     """
-    position, backlog = await asyncio.to_thread(_backlog, directory, tail)
+    if start is None:
+        position, backlog = await asyncio.to_thread(_backlog, directory, tail)
+    else:
+        position, backlog = start, []
     try:
         for record in backlog:
             if record.at >= since_at:
@@ -96,7 +101,7 @@ def _open(path: Path) -> BinaryIO | None:
         return None
 
 
-class _Position:
+class Position:
     """Where reading stands: an open file, which keeps its content when it is rotated."""
 
     def __init__(self, directory: Path, file: BinaryIO | None) -> None:
@@ -152,22 +157,27 @@ class _Position:
         return self._oldest()
 
 
-def _backlog(directory: Path, tail: int | None) -> tuple[_Position, list[LogRecord]]:
+def end(directory: Path) -> Position:
+    """Where what is written from now on begins. Reads the newest file."""
+    return _backlog(directory, 0)[0]
+
+
+def _backlog(directory: Path, tail: int | None) -> tuple[Position, list[LogRecord]]:
     """Where to go on from, and the records before that which were asked for.
 
     Without `tail` nothing is read here. With it, files are read from the newest back until they
     hold enough lines, and the position is the end of the newest.
     """
     if tail is None:
-        return _Position(directory, None), []
+        return Position(directory, None), []
     files = [file for path in _files(directory) if (file := _open(path)) is not None]
     if not files:
-        return _Position(directory, None), []
-    position = _Position(directory, files[0])
+        return Position(directory, None), []
+    position = Position(directory, files[0])
     records: list[LogRecord] = []
     for file in files:
         older: list[LogRecord] = []
-        reader = position if file is files[0] else _Position(directory, file)
+        reader = position if file is files[0] else Position(directory, file)
         for data in iter(lambda file=file: file.read(CHUNK_BYTES), b""):  # type: ignore[misc]
             older += reader._records(data)
         records = older + records

@@ -32,6 +32,7 @@ __all__ = [
     "Container",
     "Failure",
     "Preloaded",
+    "Stdio",
     "create",
     "delete",
     "execute",
@@ -102,13 +103,13 @@ def rehearse(prepared: Preloaded) -> None:
 
 
 def create(
-    uid: str, directory: str, stdout: int, stderr: int, prepared: Preloaded, cloner: Cloner
+    uid: str, directory: str, stdio: Stdio, prepared: Preloaded, cloner: Cloner
 ) -> Container:
     """Make the container and hold its init, which becomes a child of whom `cloner` asks."""
     created = creation.create(
         uid,
         bundles.load(Path(directory)),
-        Stdio(stdout=stdout, stderr=stderr),
+        stdio,
         prepared,
         cloner=cloner,
     )

@@ -34,7 +34,7 @@ def become(view: View, fd: int, *, greeted: bool, waiting: bytes, preloaded: Pre
     status = 1
     try:
         reset_signals()
-        kept = (0, 1, 2, fd, view.timer, view.notes, view.control)
+        kept = (0, 1, 2, fd, view.timer, view.notes, view.control, view.console)
         descriptors.close_all_except([number for number in kept if number >= 0])
         connection = Connection(stream(fd))
         connection.greeted = greeted
@@ -71,6 +71,8 @@ def _converse(connection: Connection, view: View, preloaded: Preloaded, waiting:
                 rest = frames[position + 1 :]
                 session.run(connection, view.directory, message, rest, refusal, preloaded)
                 return False
+            elif message.get("do") == "console":
+                _hand_console(connection, message, view)
             else:
                 connection.send(protocol.control(answer(message, view)))
         # What is incomplete is on its way; what is complete and more may follow at once.
@@ -80,6 +82,16 @@ def _converse(connection: Connection, view: View, preloaded: Preloaded, waiting:
     if connection.unsent_bytes:  # answers are short: the peer is not reading any more
         return False
     return not connection.incomplete
+
+
+def _hand_console(connection: Connection, message: Message, view: View) -> None:
+    """The terminal's master, if there is one, comes with the answer."""
+    terminal = os.isatty(view.console)
+    frame = protocol.control({"id": message.get("id"), "ok": {"terminal": terminal}})
+    if not terminal or connection.unsent_bytes:  # what waits goes first, without a descriptor
+        connection.send(frame)
+    elif socket.send_fds(connection.socket, [frame], [view.console]) != len(frame):
+        connection.close()
 
 
 def _greet(connection: Connection, message: Message, view: View) -> None:

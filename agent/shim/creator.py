@@ -32,7 +32,8 @@ from agent.shim.orders import reset_signals
 from agent.shim.request import Request
 from agent.syscalls import supervision
 
-# The agent's stream, stdout, stderr, listener, timer, the shim's own stderr, the channel to init.
+# The agent's stream, stdout or the terminal's master, stderr, listener, timer, the shim's own
+# stderr, the channel to init.
 DESCRIPTORS = 7
 REQUESTS_MAX = 200
 REQUEST_MAX_BYTES = 8 * 1024
@@ -74,15 +75,16 @@ def _create(
     try:
         stream.settimeout(HELLO_TIMEOUT_S)
         stream.sendall(protocol.control({"hello": protocol.VERSION, "uid": request.uid}))
-        fifos = _fifos(request.directory, opened)
-        stdout, stderr = _outputs(request.directory, opened)
-        created = container.create(
-            request.uid, request.directory, stdout, stderr, preloaded, shim
-        )  # fmt: skip
+        fifos = _fifos(request, opened)
+        stdio = _stdio(request, opened)
+        created = container.create(request.uid, request.directory, stdio, preloaded, shim)
         opened.callback(created.close)
         assert shim.reply is not None
         hooks = created.has_start_hooks or bool(created.state.hooks.poststart)
         head = b"%d %d " % ("pid" in created.state.namespaces, hooks)
+        if created.pty_master is not None:
+            os.set_blocking(created.pty_master, False)
+            fifos[0] = created.pty_master
         handed = [stream_fd, *fifos, *furniture, created.control.fileno()]
         socket.send_fds(shim.reply, [head + message], handed)
         stream.sendall(protocol.control({"event": "created", "pid": created.pid}))
@@ -125,14 +127,14 @@ def _exactly(stream: socket.socket, count: int) -> bytes:
     return read
 
 
-def _fifos(directory: str, opened: ExitStack) -> list[int]:
+def _fifos(request: Request, opened: ExitStack) -> list[int]:
     """The shim's ends of the container's output."""
     for name in (protocol.LOG_DIRECTORY, protocol.STDIO_DIRECTORY):
         with contextlib.suppress(FileExistsError):
-            os.mkdir(f"{directory}/{name}", 0o700)
+            os.mkdir(f"{request.directory}/{name}", 0o700)
     fifos = []
     for stream in ("stdout", "stderr"):
-        fifos.append(_fifo(f"{directory}/{protocol.STDIO_DIRECTORY}/{stream}"))
+        fifos.append(_fifo(f"{request.directory}/{protocol.STDIO_DIRECTORY}/{stream}"))
         opened.callback(os.close, fifos[-1])
     return fifos
 
@@ -161,14 +163,21 @@ def _fifo(path: str) -> int:
     return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
-def _outputs(directory: str, opened: ExitStack) -> tuple[int, int]:
-    """The container's ends, read-write as well: while no shim reads, a full pipe waits."""
-    stdio = f"{directory}/{protocol.STDIO_DIRECTORY}"
-    stdout = os.open(f"{stdio}/stdout", os.O_RDWR | os.O_CLOEXEC)
-    opened.callback(os.close, stdout)
-    stderr = os.open(f"{stdio}/stderr", os.O_RDWR | os.O_CLOEXEC)
-    opened.callback(os.close, stderr)
-    return stdout, stderr
+def _stdio(request: Request, opened: ExitStack) -> container.Stdio:
+    """The container's ends, read-write as well: while no shim reads, a full pipe waits, and input
+    that somebody may still send does not end."""
+    directory = f"{request.directory}/{protocol.STDIO_DIRECTORY}"
+
+    def end(stream: str) -> int:
+        fd = os.open(f"{directory}/{stream}", os.O_RDWR | os.O_CLOEXEC)
+        opened.callback(os.close, fd)
+        return fd
+
+    stdin = None
+    if request.stdin:
+        os.close(_fifo(f"{directory}/{protocol.STDIN_FIFO}"))
+        stdin = end(protocol.STDIN_FIFO)
+    return container.Stdio(stdin=stdin, stdout=end("stdout"), stderr=end("stderr"))
 
 
 def _listener(directory: str) -> int:

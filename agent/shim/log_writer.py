@@ -3,6 +3,7 @@
     2026-11-24T04:37:51.123456789Z stdout F a whole line
     2026-11-24T04:37:51.123456789Z stdout P the beginning of a long line, continued in the next
 
+What somebody may be waiting for, a prompt, is written as it comes, as the beginning of its line.
 `current` is the newest file, `1` the one before, and so on. Whatever happens to the disk, write()
 returns: the container must never block or die because its log cannot be kept.
 """
@@ -18,12 +19,15 @@ _RETRY_S = 1.0
 
 
 class LogWriter:
-    """At most `files` files of about `max_bytes` each in `directory`, which must exist."""
+    """At most `files` files of about `max_bytes` each in `directory`, which must exist. `prompt`:
+    what lacks its newline does not wait for it."""
 
-    def __init__(self, directory: str, max_bytes: int, files: int) -> None:
+    def __init__(self, directory: str, max_bytes: int, files: int, *, prompt: bool = False) -> None:
         self._directory = directory
         self._max_bytes = max_bytes
         self._files = max(files, 1)
+        self._prompt = prompt
+        self._begun = {"stdout": False, "stderr": False}
         self._fd = -1
         self._size = 0
         self._rest = {"stdout": b"", "stderr": b""}
@@ -48,6 +52,11 @@ class LogWriter:
         while len(rest) >= LINE_MAX_BYTES:
             records.append(b"%s %s P %s\n" % (stamp, tag, rest[:LINE_MAX_BYTES]))
             rest = rest[LINE_MAX_BYTES:]
+        if self._prompt:
+            self._begun[stream] = bool(rest) or (self._begun[stream] and not lines)
+            if rest:
+                records.append(b"%s %s P %s\n" % (stamp, tag, rest))
+                rest = b""
         self._rest[stream] = rest
         if records:
             self._append(records)
@@ -58,7 +67,7 @@ class LogWriter:
         records = [
             b"%s %s F %s\n" % (stamp, stream.encode(), rest)
             for stream, rest in self._rest.items()
-            if rest
+            if rest or self._begun[stream]
         ]
         self._rest = {"stdout": b"", "stderr": b""}
         self._retry_at = 0.0

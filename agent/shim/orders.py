@@ -21,8 +21,9 @@ SESSION = 128
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """The shim as it was when it forked. `timer`, `control` and `notes` are descriptors: the
-    fence, the channel to an init that is held (else -1), and the pipe that wakes the shim.
+    """The shim as it was when it forked. `timer`, `control`, `notes` and `console` are descriptors:
+    the fence, the channel to an init that is held (else -1), the pipe that wakes the shim, and
+    where output is read, which is a terminal's master if the container has one.
     `hooks`: some come when the container starts."""
 
     directory: str
@@ -34,6 +35,7 @@ class View:
     control: int
     hooks: bool
     notes: int
+    console: int
 
 
 def reset_signals() -> None:

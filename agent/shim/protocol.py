@@ -13,6 +13,8 @@ Both ends send their hello first and close the connection where the versions do 
     ── {"id", "do": "signal", "signal"} ─►  to the container's init
     ── {"id", "do": "kill"} ─────────────►  SIGKILL to every process of the container's cgroup
     ── {"id", "do": "fence", "at_ns"} ───►  CLOCK_BOOTTIME; null takes the deadline away
+    ── {"id", "do": "console"} ──────────►  its terminal comes with the answer (SCM_RIGHTS)
+    ◄── {"id", "ok": {"terminal"}} ───────  false, and no descriptor: it has none
     ── {"id", "do": "exec", "process"} ──►  the rest of the connection is the session (below)
     ◄── {"id", "error": {"code", "message"}}  instead of any "ok"
     ◄── {"event": "created", "pid"} ──────  or {"event": "failed", "code", "message"}; only on
@@ -44,6 +46,7 @@ EXIT = "exit.json"
 EXIT_MAX_BYTES = 4096
 LOG_DIRECTORY = "log"
 STDIO_DIRECTORY = "stdio"
+STDIN_FIFO = "stdin"
 _HEADER = struct.Struct("<BI")
 HEADER_BYTES = _HEADER.size
 

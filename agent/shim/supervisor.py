@@ -106,6 +106,7 @@ class Shim:
         self._greeted: set[int] = set()
         self._conversations: dict[int, int] = {}
         self._starting = b""  # the request to run that is under way
+        self._hung_up = False
 
     def begin(self, spares: socket.socket, notify: int) -> bool:
         """Clone the container's init for a creator and take over what that makes of it; False
@@ -335,6 +336,14 @@ class Shim:
             count = os.readv(fd, [_OUTPUT])
         except BlockingIOError:
             return 0
+        except OSError:  # EIO: nobody has the terminal open (pty(7)), which would be told for ever
+            if not self._hung_up:  # to say so once more would have it told once more
+                self._epoll.modify(fd, select.EPOLLIN | select.EPOLLET)
+                self._hung_up = True
+            return 0
+        if self._hung_up:
+            self._epoll.modify(fd, select.EPOLLIN)
+            self._hung_up = False
         piece = bytes(memoryview(_OUTPUT)[:count])
         if self._log is None:
             self._log = Request.decode(self._message).log_writer()
@@ -391,6 +400,7 @@ class Shim:
                     control=-1 if self._starting else self._control,
                     hooks=self._hooks,
                     notes=self._wake_write,
+                    console=self._stdout,
                 ),
                 fd,
                 greeted=greeted,

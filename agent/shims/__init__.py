@@ -8,8 +8,18 @@ await shims.run(uid)
 async for exited in shims.exits(): …
 """
 
+from agent.shims.attachment import Attachment
 from agent.shims.errors import ShimError
 from agent.shims.fleet import Adopted, Created, Exited, Shims, State
 from agent.shims.session import ExecSession
 
-__all__ = ["Adopted", "Created", "ExecSession", "Exited", "ShimError", "Shims", "State"]
+__all__ = [
+    "Adopted",
+    "Attachment",
+    "Created",
+    "ExecSession",
+    "Exited",
+    "ShimError",
+    "Shims",
+    "State",
+]

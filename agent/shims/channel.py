@@ -26,10 +26,8 @@ async def read_frame(reader: asyncio.StreamReader) -> tuple[int, bytes] | None:
         return None
 
 
-async def connect(
-    directory: Path,
-) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A stream to the shim of a task's directory. OSError where none listens."""
+def dial(directory: Path) -> socket.socket:
+    """A connection to the shim of a task's directory. OSError where none listens."""
     # A socket's path holds 107 bytes (unix(7)); the way through /proc is always short.
     fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -37,12 +35,20 @@ async def connect(
         try:
             sock.settimeout(CONNECT_DEADLINE_S)
             sock.connect(f"/proc/self/fd/{fd}/{protocol.SOCKET}")
-            sock.setblocking(False)
         except OSError:
             sock.close()
             raise
     finally:
         os.close(fd)
+    return sock
+
+
+async def connect(
+    directory: Path,
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """The same as streams."""
+    sock = dial(directory)
+    sock.setblocking(False)
     return await asyncio.open_unix_connection(sock=sock)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from agent.shim import container, protocol
 from agent.shim.protocol import ExitRecord, Message
 from agent.shim.request import Request
+from agent.shims.attachment import Attachment
 from agent.shims.channel import Channel, connect, greet, read_frame
 from agent.shims.errors import ShimError
 from agent.shims.session import ExecSession
@@ -116,8 +117,9 @@ class Shims:
         await asyncio.gather(*self._background, return_exceptions=True)
         self._exits.put_nowait(None)
 
-    async def create(self, uid: str, bundle: Path) -> Created:
-        """Make the container of the bundle and hold its init before execve.
+    async def create(self, uid: str, bundle: Path, *, stdin: bool = False) -> Created:
+        """Make the container of the bundle and hold its init before execve. `stdin`: its input is
+        a pipe that attach() writes to, else nothing; a terminal is its own input.
 
         ShimError: the bundle is wrong, the host refuses, or no shim came up. Then nothing is
         left but the directory."""
@@ -128,7 +130,7 @@ class Shims:
         for name in (protocol.EXIT, protocol.SOCKET):
             (bundle / name).unlink(missing_ok=True)
         reader, writer = await self._zygote.fork(
-            Request(uid, str(bundle), self._log_max_bytes, self._log_files)
+            Request(uid, str(bundle), self._log_max_bytes, self._log_files, stdin)
         )
         try:
             async with asyncio.timeout(CREATE_DEADLINE_S):
@@ -216,6 +218,11 @@ class Shims:
         if not stdin:
             await session.close_stdin()
         return session
+
+    async def attach(self, uid: str) -> Attachment:
+        """The streams of the container's own process, beside whoever is there already.
+        ShimError where no shim answers."""
+        return await Attachment.open(self._task(uid).directory)
 
     async def delete(self, uid: str, *, keep_log: bool = False) -> None:
         """End the container if it runs and remove all there is of it: processes, cgroups, the

@@ -27,6 +27,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "logs": ("logs", "What the tasks of a service wrote."),
     "top": ("top", "What tasks use: processor, memory, processes, disk, network."),
     "exec": ("exec", "Run a command in a task."),
+    "attach": ("attach", "Watch a task's own process, and type to it."),
     "cp": ("cp", "Copy files out of a task, or into one."),
     "kill": ("kill", "Send a signal to tasks."),
     "pause": ("pause", "Stop tasks' processes where they are."),

@@ -214,6 +214,14 @@ class Client(PlanningCalls):
         async for output in self._converse("Exec", inputs):
             yield output
 
+    async def attach(
+        self, inputs: AsyncIterable[dispatcher.ExecInput]
+    ) -> AsyncIterator[dispatcher.ExecOutput]:
+        """The first input is `attach`, the first output `attached`. Ends after `exit_code` or
+        `error`."""
+        async for output in self._converse("Attach", inputs):
+            yield output
+
     async def copy(
         self, inputs: AsyncIterable[dispatcher.CopyInput]
     ) -> AsyncIterator[dispatcher.CopyOutput]:

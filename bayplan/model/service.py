@@ -230,6 +230,8 @@ class TaskTemplate:
     stop: StopPolicy = field(default_factory=StopPolicy)
     devices: tuple[DeviceRequest, ...] = ()
     fencing: Fencing | None = None
+    stdin: bool = False
+    tty: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

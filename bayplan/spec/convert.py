@@ -168,6 +168,8 @@ def _template(fields: TaskFields, problems: list[Problem]) -> TaskTemplate:
         working_dir=fields.working_dir or "",
         user=fields.user or "",
         hostname=fields.hostname or "",
+        stdin=fields.stdin,
+        tty=fields.tty,
         resources=_resources(fields.resources, problems),
         ports=tuple(_port(name, port, problems) for name, port in fields.ports.items()),
         network=fields.network,

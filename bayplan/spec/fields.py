@@ -389,6 +389,8 @@ class TaskFields(Fields):
     working_dir: Text | None = Field(default=None, description="instead of the image's")
     user: Text | None = Field(default=None, description="name or uid, optionally :group")
     hostname: Text | None = Field(default=None, description="instead of the task's name")
+    stdin: Switch = Field(default=False, description="`bay attach` can write to its input")
+    tty: Switch = Field(default=False, description="the process runs in a terminal")
     resources: ResourceFields = Field(
         default=ResourceFields(), description="cpu, memory, pids, disk, devices"
     )

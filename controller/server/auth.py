@@ -81,6 +81,7 @@ RULES: Final[Mapping[str, Rule]] = {
     CONTROL + "SignalTask": _WRITE,
     CONTROL + "PauseTask": _WRITE,
     CONTROL + "UnpauseTask": _WRITE,
+    CONTROL + "Attach": Rule(Need.EXEC),
     CONTROL + "Exec": Rule(Need.EXEC),
     CONTROL + "Copy": Rule(Need.EXEC),
     CONTROL + "RemoveNode": _ADMIN,

@@ -188,10 +188,15 @@ def _exec_task(tables: Tables, start: dispatcher.ExecStart) -> Task:
     """The running task to exec in. Raises NotFound, Conflict, InvalidSpec."""
     if not start.command:
         raise InvalidSpec("exec needs a command, e.g. `bay exec web.0.1 -- sh`")
-    task = running_task(tables, start.namespace, start.task)
+    return _unpaused(tables, start.namespace, start.task)
+
+
+def _unpaused(tables: Tables, namespace: str, name: str) -> Task:
+    """The running task of that name. Raises NotFound, Conflict."""
+    task = running_task(tables, namespace, name)
     status = status_of(tables, task)
     if status is not None and status.paused:
-        raise Conflict(f"task {start.task} is paused", hint=f"`bay unpause {start.task}` first")
+        raise Conflict(f"task {name} is paused", hint=f"`bay unpause {name}` first")
     return task
 
 
@@ -221,8 +226,33 @@ class Streams(ControlServicer):
         task = _exec_task(self._parts.store.tables, start)
         log.info("exec", caller=CALLER.get().name, task=task.name, node=task.node)
         request = dispatcher.OpenTunnel(exec=start, task_uid=task.uid)
+        async with aclosing(self._converse(task, request, request_iterator)) as outputs:
+            async for output in outputs:
+                yield output
+
+    async def Attach(
+        self, request_iterator: AsyncIterator[dispatcher.ExecInput], context: Any
+    ) -> AsyncIterator[dispatcher.ExecOutput]:
+        await accept(context)
+        first = await anext(aiter(request_iterator), None)
+        if first is None or first.WhichOneof("input") != "attach":
+            raise InvalidSpec("an attachment begins with the task to attach to")
+        start = first.attach
+        task = _unpaused(self._parts.store.tables, start.namespace, start.task)
+        log.info("attach", caller=CALLER.get().name, task=task.name, node=task.node)
+        request = dispatcher.OpenTunnel(attach=start, task_uid=task.uid)
+        async with aclosing(self._converse(task, request, request_iterator)) as outputs:
+            async for output in outputs:
+                yield output
+
+    async def _converse(
+        self,
+        task: Task,
+        request: dispatcher.OpenTunnel,
+        inputs: AsyncIterator[dispatcher.ExecInput],
+    ) -> AsyncGenerator[dispatcher.ExecOutput, None]:
         tunnel = await self._parts.tunnels.open(task.node, request)
-        feeding = asyncio.create_task(_feed(tunnel, request_iterator))
+        feeding = asyncio.create_task(_feed(tunnel, inputs))
         try:
             while (frame := await tunnel.receive()) is not None:
                 if frame.WhichOneof("frame") == "exec_output":

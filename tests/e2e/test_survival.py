@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pty
 import signal
 import subprocess
 import time
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.rig import Rig, a_service, eventually, find_process, kill, load
+from tests.e2e.terminal import Terminal
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(240)]
 
@@ -255,30 +255,11 @@ def test_exec_with_a_terminal(cluster: Rig) -> None:
     """A shell on a pty: it sees a terminal, echoes, and its exit code comes through."""
     cluster.bay("apply", "-", stdin=a_service("shop", replicas="1"))
     (task,) = cluster.runs("shop")
-    outside, inside = pty.openpty()
-    process = subprocess.Popen(
-        cluster.command("exec", "-it", task, "--", "sh"),
-        stdin=inside,
-        stdout=inside,
-        stderr=inside,
-        env={**cluster.environment, "TERM": "xterm"},
-        start_new_session=True,
-    )
-    os.close(inside)
-    seen = b""
-
-    def read_until(text: bytes) -> None:
-        nonlocal seen
-        deadline = time.monotonic() + 15
-        while text not in seen:
-            assert time.monotonic() < deadline, seen
-            seen += os.read(outside, 4096)
-
-    os.write(outside, b"test -t 0 && echo on-a-$((40+2))-terminal\n")
-    read_until(b"on-a-42-terminal")
-    os.write(outside, b"exit 5\n")
-    assert process.wait(15) == 5
-    os.close(outside)
+    with Terminal(cluster.command("exec", "-it", task, "--", "sh"), cluster.environment) as shell:
+        shell.write(b"test -t 0 && echo on-a-$((40+2))-terminal\n")
+        shell.read_until(b"on-a-42-terminal")
+        shell.write(b"exit 5\n")
+        assert shell.wait() == 5
 
 
 def test_a_killed_container_is_back_at_once(cluster: Rig) -> None:

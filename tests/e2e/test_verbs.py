@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.rig import Rig, a_service, eventually
+from tests.e2e.terminal import Terminal
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(240)]
 
@@ -61,6 +62,29 @@ def test_top_pause_unpause_and_kill(cluster: Rig) -> None:
     events = json.loads(cluster.bay("events", "-o", "json"))
     told = {e["reason"] for e in events if e["name"] == "tick.1.1"}
     assert {"Paused", "Unpaused", "Signalled"} <= told
+
+
+def test_attach(cluster: Rig) -> None:
+    """A shell of the task's own: what one types both see; who detaches ends nothing; its end is
+    everybody's, with its exit code."""
+    spec = a_service("shell", replicas="1", command="[sh]", ports="", health="", tty="true")
+    cluster.bay("apply", "-", stdin=spec)
+    (before,) = cluster.runs("shell").values()
+    with Terminal(cluster.command("attach", "shell.1"), cluster.environment) as typist:
+        typist.read_until(b"attached to shell.1.1; Ctrl-P Ctrl-Q detaches")
+        typist.write(b"echo $((40+2))-$(tty)\n")
+        typist.read_until(b"42-/dev/pts/0")
+        typist.write(b"\x10\x11")
+        typist.read_until(b"detached; shell.1.1 goes on")
+        assert typist.wait() == 0
+    assert list(cluster.runs("shell").values()) == [before]
+    with Terminal(cluster.command("attach", "--no-stdin", "shell"), cluster.environment) as watcher:
+        watcher.read_until(b"watching only")
+        piped = cluster.run("attach", "shell", stdin="echo so $((1+1)); exit 7\n")
+        assert (piped.returncode, "so 2" in piped.stdout) == (7, True)
+        watcher.read_until(b"so 2")
+        assert watcher.wait() == 7
+    assert "so 2" in cluster.bay("logs", "shell")
 
 
 def test_copies_there_and_back(cluster: Rig, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import click
 
 from bayplan.cli.completing import complete_task
 from bayplan.cli.settings import Settings, verb
-from bayplan.cli.verbs.exec import readable
+from bayplan.cli.terminal import readable
 from bayplan.model.errors import Failed, InvalidSpec, Unavailable
 
 if TYPE_CHECKING:

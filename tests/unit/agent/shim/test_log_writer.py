@@ -40,6 +40,23 @@ def test_a_last_line_without_newline_is_kept(tmp_path: Path) -> None:
     assert contents(tmp_path) == ["stdout F bye"]
 
 
+def test_a_prompt_is_written_as_it_comes(tmp_path: Path) -> None:
+    """Where somebody may be waiting a line begins before it ends, and it ends with the log."""
+    log = LogWriter(str(tmp_path), 1 << 20, 2, prompt=True)
+    log.write("stdout", b"who? ")
+    assert contents(tmp_path) == ["stdout P who? "]
+    log.write("stdout", b"ada\nnext\nagain? ")
+    log.write("stderr", b"whole\n")
+    log.close()
+    assert contents(tmp_path)[1:] == [
+        "stdout F ada",
+        "stdout F next",
+        "stdout P again? ",
+        "stderr F whole",
+        "stdout F ",
+    ]
+
+
 def test_a_long_line_is_parts_and_an_end(tmp_path: Path) -> None:
     """A line longer than LINE_MAX_BYTES is written in parts as it comes."""
     log = LogWriter(str(tmp_path), 1 << 20, 2)

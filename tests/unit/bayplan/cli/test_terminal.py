@@ -12,8 +12,8 @@ import pytest
 
 RAW = """
 import signal, sys
-from bayplan.cli.verbs.exec import _raw
-with _raw(True):
+from bayplan.cli.terminal import raw
+with raw(True):
     print("raw", flush=True)
     signal.pause()
 """

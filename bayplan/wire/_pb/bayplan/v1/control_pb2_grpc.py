@@ -202,6 +202,11 @@ class ControlStub:
                 request_serializer=bayplan_dot_v1_dot_dispatcher__pb2.ExecInput.SerializeToString,
                 response_deserializer=bayplan_dot_v1_dot_dispatcher__pb2.ExecOutput.FromString,
                 _registered_method=True)
+        self.Attach = channel.stream_stream(
+                '/bayplan.v1.Control/Attach',
+                request_serializer=bayplan_dot_v1_dot_dispatcher__pb2.ExecInput.SerializeToString,
+                response_deserializer=bayplan_dot_v1_dot_dispatcher__pb2.ExecOutput.FromString,
+                _registered_method=True)
         self.Copy = channel.stream_stream(
                 '/bayplan.v1.Control/Copy',
                 request_serializer=bayplan_dot_v1_dot_dispatcher__pb2.CopyInput.SerializeToString,
@@ -441,6 +446,13 @@ class ControlServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Attach(self, request_iterator, context):
+        """The first input is `attach`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Copy(self, request_iterator, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -644,6 +656,11 @@ def add_ControlServicer_to_server(servicer, server):
             ),
             'Exec': grpc.stream_stream_rpc_method_handler(
                     servicer.Exec,
+                    request_deserializer=bayplan_dot_v1_dot_dispatcher__pb2.ExecInput.FromString,
+                    response_serializer=bayplan_dot_v1_dot_dispatcher__pb2.ExecOutput.SerializeToString,
+            ),
+            'Attach': grpc.stream_stream_rpc_method_handler(
+                    servicer.Attach,
                     request_deserializer=bayplan_dot_v1_dot_dispatcher__pb2.ExecInput.FromString,
                     response_serializer=bayplan_dot_v1_dot_dispatcher__pb2.ExecOutput.SerializeToString,
             ),
@@ -1567,6 +1584,33 @@ class Control:
             request_iterator,
             target,
             '/bayplan.v1.Control/Exec',
+            bayplan_dot_v1_dot_dispatcher__pb2.ExecInput.SerializeToString,
+            bayplan_dot_v1_dot_dispatcher__pb2.ExecOutput.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Attach(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/bayplan.v1.Control/Attach',
             bayplan_dot_v1_dot_dispatcher__pb2.ExecInput.SerializeToString,
             bayplan_dot_v1_dot_dispatcher__pb2.ExecOutput.FromString,
             options,

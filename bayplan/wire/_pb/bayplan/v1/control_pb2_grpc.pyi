@@ -77,6 +77,8 @@ class ControlStub:
     UnpauseTask: _grpc.UnaryUnaryMultiCallable[_control_pb2.TaskRequest, _control_pb2.ChangeResponse]
     Exec: _grpc.StreamStreamMultiCallable[_dispatcher_pb2.ExecInput, _dispatcher_pb2.ExecOutput]
     """the grant `exec`"""
+    Attach: _grpc.StreamStreamMultiCallable[_dispatcher_pb2.ExecInput, _dispatcher_pb2.ExecOutput]
+    """The first input is `attach`."""
     Copy: _grpc.StreamStreamMultiCallable[_dispatcher_pb2.CopyInput, _dispatcher_pb2.CopyOutput]
     RemoveNode: _grpc.UnaryUnaryMultiCallable[_control_pb2.NodeRequest, _control_pb2.ChangeResponse]
     """admin"""
@@ -128,6 +130,8 @@ class ControlAsyncStub(ControlStub):
     UnpauseTask: _aio.UnaryUnaryMultiCallable[_control_pb2.TaskRequest, _control_pb2.ChangeResponse]  # type: ignore[assignment]
     Exec: _aio.StreamStreamMultiCallable[_dispatcher_pb2.ExecInput, _dispatcher_pb2.ExecOutput]  # type: ignore[assignment]
     """the grant `exec`"""
+    Attach: _aio.StreamStreamMultiCallable[_dispatcher_pb2.ExecInput, _dispatcher_pb2.ExecOutput]  # type: ignore[assignment]
+    """The first input is `attach`."""
     Copy: _aio.StreamStreamMultiCallable[_dispatcher_pb2.CopyInput, _dispatcher_pb2.CopyOutput]  # type: ignore[assignment]
     RemoveNode: _aio.UnaryUnaryMultiCallable[_control_pb2.NodeRequest, _control_pb2.ChangeResponse]  # type: ignore[assignment]
     """admin"""
@@ -374,6 +378,14 @@ class ControlServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_dispatcher_pb2.ExecOutput], _abc.AsyncIterator[_dispatcher_pb2.ExecOutput]]:
         """the grant `exec`"""
+
+    @_abc_1.abstractmethod
+    def Attach(
+        self,
+        request_iterator: _MaybeAsyncIterator[_dispatcher_pb2.ExecInput],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_dispatcher_pb2.ExecOutput], _abc.AsyncIterator[_dispatcher_pb2.ExecOutput]]:
+        """The first input is `attach`."""
 
     @_abc_1.abstractmethod
     def Copy(

@@ -527,6 +527,7 @@ class OpenTunnel(message.Message):
     ORDER_FIELD_NUMBER: builtins.int
     STATS_FIELD_NUMBER: builtins.int
     COPY_FIELD_NUMBER: builtins.int
+    ATTACH_FIELD_NUMBER: builtins.int
     TASK_UID_FIELD_NUMBER: builtins.int
     tunnel: builtins.str
     task_uid: builtins.str
@@ -541,6 +542,8 @@ class OpenTunnel(message.Message):
     def stats(self) -> StatsRequest: ...
     @builtins.property
     def copy(self) -> CopyStart: ...
+    @builtins.property
+    def attach(self) -> AttachStart: ...
     def __init__(
         self,
         *,
@@ -550,13 +553,14 @@ class OpenTunnel(message.Message):
         order: TaskOrder | None = ...,
         stats: StatsRequest | None = ...,
         copy: CopyStart | None = ...,
+        attach: AttachStart | None = ...,
         task_uid: builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["copy", b"copy", "exec", b"exec", "logs", b"logs", "order", b"order", "request", b"request", "stats", b"stats"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["attach", b"attach", "copy", b"copy", "exec", b"exec", "logs", b"logs", "order", b"order", "request", b"request", "stats", b"stats"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["copy", b"copy", "exec", b"exec", "logs", b"logs", "order", b"order", "request", b"request", "stats", b"stats", "task_uid", b"task_uid", "tunnel", b"tunnel"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["attach", b"attach", "copy", b"copy", "exec", b"exec", "logs", b"logs", "order", b"order", "request", b"request", "stats", b"stats", "task_uid", b"task_uid", "tunnel", b"tunnel"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_request: _TypeAlias = typing.Literal["logs", "exec", "order", "stats", "copy"]  # noqa: Y015
+    _WhichOneofReturnType_request: _TypeAlias = typing.Literal["logs", "exec", "order", "stats", "copy", "attach"]  # noqa: Y015
     _WhichOneofArgType_request: _TypeAlias = typing.Literal["request", b"request"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_request) -> _WhichOneofReturnType_request | None: ...
 
@@ -986,6 +990,7 @@ class ExecInput(message.Message):
     STDIN_CLOSED_FIELD_NUMBER: builtins.int
     RESIZE_FIELD_NUMBER: builtins.int
     SIGNAL_FIELD_NUMBER: builtins.int
+    ATTACH_FIELD_NUMBER: builtins.int
     stdin: builtins.bytes
     stdin_closed: builtins.bool
     signal: builtins.str
@@ -993,6 +998,8 @@ class ExecInput(message.Message):
     def start(self) -> ExecStart: ...
     @builtins.property
     def resize(self) -> TerminalSize: ...
+    @builtins.property
+    def attach(self) -> AttachStart: ...
     def __init__(
         self,
         *,
@@ -1001,14 +1008,37 @@ class ExecInput(message.Message):
         stdin_closed: builtins.bool = ...,
         resize: TerminalSize | None = ...,
         signal: builtins.str = ...,
+        attach: AttachStart | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["input", b"input", "resize", b"resize", "signal", b"signal", "start", b"start", "stdin", b"stdin", "stdin_closed", b"stdin_closed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["attach", b"attach", "input", b"input", "resize", b"resize", "signal", b"signal", "start", b"start", "stdin", b"stdin", "stdin_closed", b"stdin_closed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["input", b"input", "resize", b"resize", "signal", b"signal", "start", b"start", "stdin", b"stdin", "stdin_closed", b"stdin_closed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["attach", b"attach", "input", b"input", "resize", b"resize", "signal", b"signal", "start", b"start", "stdin", b"stdin", "stdin_closed", b"stdin_closed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_input: _TypeAlias = typing.Literal["start", "stdin", "stdin_closed", "resize", "signal"]  # noqa: Y015
+    _WhichOneofReturnType_input: _TypeAlias = typing.Literal["start", "stdin", "stdin_closed", "resize", "signal", "attach"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = typing.Literal["input", b"input"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_input) -> _WhichOneofReturnType_input | None: ...
+
+@typing.final
+class AttachStart(message.Message):
+    """The streams of a running task's own process, beside whoever is there already."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    TASK_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    task: builtins.str
+    def __init__(
+        self,
+        *,
+        namespace: builtins.str = ...,
+        task: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["namespace", b"namespace", "task", b"task"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
 class TerminalSize(message.Message):
@@ -1038,10 +1068,13 @@ class ExecOutput(message.Message):
     STDERR_FIELD_NUMBER: builtins.int
     EXIT_CODE_FIELD_NUMBER: builtins.int
     ERROR_FIELD_NUMBER: builtins.int
+    ATTACHED_FIELD_NUMBER: builtins.int
     stdout: builtins.bytes
     stderr: builtins.bytes
     exit_code: builtins.int
     error: builtins.str
+    @builtins.property
+    def attached(self) -> Attached: ...
     def __init__(
         self,
         *,
@@ -1049,14 +1082,37 @@ class ExecOutput(message.Message):
         stderr: builtins.bytes = ...,
         exit_code: builtins.int = ...,
         error: builtins.str = ...,
+        attached: Attached | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["error", b"error", "exit_code", b"exit_code", "output", b"output", "stderr", b"stderr", "stdout", b"stdout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["attached", b"attached", "error", b"error", "exit_code", b"exit_code", "output", b"output", "stderr", b"stderr", "stdout", b"stdout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["error", b"error", "exit_code", b"exit_code", "output", b"output", "stderr", b"stderr", "stdout", b"stdout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["attached", b"attached", "error", b"error", "exit_code", b"exit_code", "output", b"output", "stderr", b"stderr", "stdout", b"stdout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_output: _TypeAlias = typing.Literal["stdout", "stderr", "exit_code", "error"]  # noqa: Y015
+    _WhichOneofReturnType_output: _TypeAlias = typing.Literal["stdout", "stderr", "exit_code", "error", "attached"]  # noqa: Y015
     _WhichOneofArgType_output: _TypeAlias = typing.Literal["output", b"output"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_output) -> _WhichOneofReturnType_output | None: ...
+
+@typing.final
+class Attached(message.Message):
+    """The first output of an attachment; `stdin`: there is something to type into."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    TTY_FIELD_NUMBER: builtins.int
+    STDIN_FIELD_NUMBER: builtins.int
+    tty: builtins.bool
+    stdin: builtins.bool
+    def __init__(
+        self,
+        *,
+        tty: builtins.bool = ...,
+        stdin: builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["stdin", b"stdin", "tty", b"tty"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
 class TunnelFrame(message.Message):

@@ -827,6 +827,8 @@ class TaskTemplate(message.Message):
     STOP_FIELD_NUMBER: builtins.int
     DEVICES_FIELD_NUMBER: builtins.int
     FENCING_FIELD_NUMBER: builtins.int
+    STDIN_FIELD_NUMBER: builtins.int
+    TTY_FIELD_NUMBER: builtins.int
     image: builtins.str
     working_dir: builtins.str
     user: builtins.str
@@ -834,6 +836,9 @@ class TaskTemplate(message.Message):
     network: NetworkMode.ValueType
     user_namespace: UserNamespace.ValueType
     read_only_rootfs: builtins.bool
+    stdin: builtins.bool
+    """What `bay attach` types gets to the task's own process; with a terminal also without `stdin`."""
+    tty: builtins.bool
     @builtins.property
     def command(self) -> containers.RepeatedScalarFieldContainer[builtins.str]: ...
     @builtins.property
@@ -886,10 +891,12 @@ class TaskTemplate(message.Message):
         stop: StopPolicy | None = ...,
         devices: abc.Iterable[DeviceRequest] | None = ...,
         fencing: Fencing | None = ...,
+        stdin: builtins.bool = ...,
+        tty: builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["fencing", b"fencing", "health", b"health", "resources", b"resources", "restart", b"restart", "stop", b"stop"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["args", b"args", "cap_add", b"cap_add", "cap_drop", b"cap_drop", "command", b"command", "devices", b"devices", "env", b"env", "fencing", b"fencing", "files", b"files", "health", b"health", "hostname", b"hostname", "image", b"image", "mounts", b"mounts", "network", b"network", "ports", b"ports", "read_only_rootfs", b"read_only_rootfs", "resources", b"resources", "restart", b"restart", "stop", b"stop", "user", b"user", "user_namespace", b"user_namespace", "working_dir", b"working_dir"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["args", b"args", "cap_add", b"cap_add", "cap_drop", b"cap_drop", "command", b"command", "devices", b"devices", "env", b"env", "fencing", b"fencing", "files", b"files", "health", b"health", "hostname", b"hostname", "image", b"image", "mounts", b"mounts", "network", b"network", "ports", b"ports", "read_only_rootfs", b"read_only_rootfs", "resources", b"resources", "restart", b"restart", "stdin", b"stdin", "stop", b"stop", "tty", b"tty", "user", b"user", "user_namespace", b"user_namespace", "working_dir", b"working_dir"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
