@@ -22,7 +22,9 @@ WIDE = Resources(cpu_millis=3500, memory_bytes=256 << 20)
 
 
 def hosts_of(seed: int) -> int:
-    """Mostly a few; of every fifty seeds one has many."""
+    """Mostly a few; of every fifty seeds one has many, of every two hundred one very many."""
+    if seed % 200 == 149:
+        return 100
     return 30 if seed % 50 == 49 else 3 + seed % 6
 
 
