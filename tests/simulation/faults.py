@@ -23,6 +23,16 @@ def agent(world: World, host: Host) -> None:
     world.timeline.after(world.rng.uniform(0.1, 8), host.start_agent)
 
 
+def farewell(world: World, host: Host) -> None:
+    """Its agent is restarted in good order, and comes back in time or not."""
+    if host.core is None or host.stopped:
+        return
+    within_s = world.rng.uniform(1, 10)
+    host.say_goodbye(within_s)
+    world.timeline.after(world.rng.uniform(0, 0.2), host.crash_agent)
+    world.timeline.after(world.rng.uniform(0.3, 1.5 * within_s), host.start_agent)
+
+
 def hang(world: World, host: Host) -> None:
     """SIGSTOP of the agent, and SIGCONT, mostly after its host is lost."""
     host.stop_agent()
@@ -101,6 +111,7 @@ def nothing(_: World, __: Host) -> None:
 FAULTS: Mapping[Fault, int] = {
     container: 5,
     agent: 3,
+    farewell: 1,
     hang: 2,
     power: 1,
     cut: 4,

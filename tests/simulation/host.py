@@ -23,6 +23,7 @@ from controller.reconcilers.messages import (
     ControllerMessage,
     EndSession,
     EventBatch,
+    Goodbye,
     Heartbeat,
     HeartbeatAck,
     StatusAck,
@@ -154,6 +155,11 @@ class Host:
         if self.session is not None:
             self.session.end()
             self.session = None
+
+    def say_goodbye(self, within_s: float) -> None:
+        """It is about to be restarted, and then there again, it hopes."""
+        if self.session is not None:
+            self.session.goodbye(within_s)
 
     def stop_agent(self) -> None:
         """SIGSTOP: what happens meanwhile waits for it."""
@@ -459,6 +465,10 @@ class AgentSession:
             self._sequence += 1
             self._unacknowledged[self._sequence] = (status,)
             self._stream.send(StatusBatch(self._sequence, (status,)))
+
+    def goodbye(self, within_s: float) -> None:
+        if self._welcome and not self.ended:
+            self._stream.send(Goodbye("restarts", within_s))
 
     def tell(self, happened: Event) -> None:
         if self._welcome and not self.ended:

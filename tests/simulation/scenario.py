@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 
+from bayplan.model.errors import Conflict
 from bayplan.model.resources import Resources
 from bayplan.model.service import DisruptionBudget, Fencing, Portion, RestartPolicy, UpdatePolicy
+from controller.planning.rebalance import balance
+from controller.server.balancing import check_calm, order
+from controller.server.intent import Desk
 from controller.store.cache import changed
 from controller.tables import Tables
 from tests.simulation.faults import recover, strike
@@ -130,6 +135,19 @@ def _apply(world: World, _: Host) -> None:
     )
 
 
+def _rebalance(world: World, _: Host) -> None:
+    """As `bay rebalance` does, which wants all nodes to be there."""
+    tables, now = world.store.tables, world.timeline.now
+    with suppress(Conflict):
+        check_calm(tables, "")
+        found = balance(tables, now, seed=world.seed, moves_max=2)
+        desk = Desk(tables=tables, caller="operator", now=now, new_uid=lambda: "")
+        changes = order(desk, found.moves).changes
+        if changes:
+            world.write(*changes)
+        world.say("rebalance %s", [f"{m.task} to {m.to_node}" for m in found.moves])
+
+
 def _wide(world: World, _: Host) -> None:
     """Something that needs most of a host, and others' room for it; later it is not needed any
     more."""
@@ -141,7 +159,7 @@ def _wide(world: World, _: Host) -> None:
     world.timeline.after(delay, lambda: world.change("wide", deleting=True))
 
 
-OPERATORS = {_apply: 4, _scale: 3, _stop: 1, _delete: 1, _wide: 2}
+OPERATORS = {_apply: 4, _scale: 3, _stop: 1, _delete: 1, _wide: 2, _rebalance: 3}
 
 
 def _make_peace(world: World) -> None:
