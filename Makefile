@@ -105,6 +105,7 @@ soak: $(VENV)/dev.stamp ## what takes longer: thousands of start/stop cycles and
 .PHONY: bench
 bench: $(VENV)/dev.stamp ## measure everything docs/benchmarks.md reports (about 15 minutes)
 	@for script in scheduler store runtime density apply failover; do $(BIN)/python -m bench.$$script || exit 1; done
+	@$(BIN)/python -m bench.control_plane --agents 500 --tasks 20000 --lost 50 --steady 30
 
 # --- generated code -------------------------------------------------------------------------
 PB ?= .

@@ -27,6 +27,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="HOST:PORT",
         help="may be given several times",
     )
+    common.add_argument(
+        "--hollow",
+        type=int,
+        metavar="N",
+        help="N hosts in one process whose containers exist in memory only, named after --name: "
+        "for load on a controller",
+    )
     common.add_argument("--log-level", default="info")
     parser = argparse.ArgumentParser(
         prog="bayplan-agent", description="Runs what a Bayplan controller assigns to this host."
@@ -84,6 +91,27 @@ def _run(config: configuration.AgentConfig) -> None:
         asyncio.run(app.main(config))
 
 
+def _run_hollow(config: configuration.AgentConfig, count: int) -> None:
+    # Imports grpc; no zygote is ever started in this process.
+    from agent import app, hollow
+
+    hollow.check(config, count)
+    with app.only_one(config.state_dir):
+        asyncio.run(hollow.run(config, count))
+
+
+def _join_hollow(config: configuration.AgentConfig, arguments: argparse.Namespace) -> None:
+    from agent import hollow
+    from agent.join import read_tokens
+
+    hollow.check(config, arguments.hollow)
+    if len(arguments.controllers or ()) != 1:
+        raise configuration.ConfigError("join --hollow needs one --controller HOST:7444")
+    tokens = read_tokens(arguments.token_file)
+    asyncio.run(hollow.join(config, arguments.controllers[0], tokens, arguments.hollow))
+    print(f"{arguments.hollow} hollow hosts have joined; now start them")  # noqa: T201
+
+
 def _join(config: configuration.AgentConfig, arguments: argparse.Namespace) -> None:
     # Imports grpc; no zygote is ever started in this process.
     from dataclasses import replace
@@ -116,7 +144,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         log.configure(parsed.log_level)
         config = configuration.load(parsed.config, _settings(parsed))
-        if parsed.command == "join":
+        if parsed.hollow is not None:
+            if parsed.command == "join":
+                _join_hollow(config, parsed)
+            else:
+                _run_hollow(config, parsed.hollow)
+        elif parsed.command == "join":
             _join(config, parsed)
         else:
             _run(config)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +20,17 @@ from bayplan.wire.convert import from_pb
 
 TOKEN_CHARACTERS_MAX: Final = 512
 CONTROLLER_PORT: Final = 7443
+
+
+def read_tokens(path: Path | None) -> tuple[str, ...]:
+    """Several tokens, a line each, from a file. Raises InvalidSpec."""
+    if path is None:
+        raise InvalidSpec("join --hollow needs --token-file: a file with a token a line")
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise InvalidSpec(f"--token-file {path}: {error.strerror}") from error
+    return tuple(line.strip() for line in text.splitlines() if line.strip())
 
 
 def read_token(path: Path | None) -> str:
@@ -40,34 +52,47 @@ def read_token(path: Path | None) -> str:
     return text.strip()
 
 
-async def join(config: AgentConfig, address: str, token_text: str) -> Node:
-    """Join as `config.name` at the join port of a controller, and keep what is needed to run.
-    Raises PkiError, PermissionDenied, Unavailable, Conflict, InvalidSpec."""
+@dataclass(frozen=True, slots=True)
+class Enrolled:
+    """What a host has once the cluster has let it in."""
+
+    ca_pem: str
+    certificate_pem: str
+    key_pem: bytes = field(repr=False)
+    node: Node
+
+    def save(self, identity: IdentityStore) -> None:
+        """Keep certificate and key where the agent looks for them."""
+        identity.save(
+            ca_pem=self.ca_pem, certificate_pem=self.certificate_pem, key_pem=self.key_pem
+        )
+
+
+async def enrol(name: str, address: str, token_text: str) -> Enrolled:
+    """Join as `name` at the join port of a controller. Raises PkiError, PermissionDenied,
+    Unavailable, Conflict, InvalidSpec."""
     token = pki.parse_token(token_text)
     ca_pem = await fetch_ca(address, token.ca_digest)
     key_pem = pki.make_key()
     answer = await join_node(
-        address,
-        ca_pem,
-        token=token_text,
-        node=config.name,
-        csr_pem=pki.make_csr(key_pem, config.name),
+        address, ca_pem, token=token_text, node=name, csr_pem=pki.make_csr(key_pem, name)
     )
-    node = from_pb(Node, answer.node)
-    await asyncio.to_thread(_keep, config, address, ca_pem, answer.certificate_pem, key_pem, node)
-    return node
+    return Enrolled(ca_pem, answer.certificate_pem, key_pem, from_pb(Node, answer.node))
 
 
-def _keep(
-    config: AgentConfig, address: str, ca_pem: str, certificate: str, key_pem: bytes, node: Node
-) -> None:
+async def join(config: AgentConfig, address: str, token_text: str) -> Node:
+    """Join as `config.name`, and keep what is needed to run. Raises as `enrol`."""
+    enrolled = await enrol(config.name, address, token_text)
+    await asyncio.to_thread(_keep, config, address, enrolled)
+    return enrolled.node
+
+
+def _keep(config: AgentConfig, address: str, enrolled: Enrolled) -> None:
     config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    IdentityStore(config.state_dir / "pki").save(
-        ca_pem=ca_pem, certificate_pem=certificate, key_pem=key_pem
-    )
+    enrolled.save(IdentityStore(config.state_dir / "pki"))
     checkpoint = Checkpoint(config.state_dir, uid_base=config.uid_base)
     try:
-        checkpoint.put_node(node)
+        checkpoint.put_node(enrolled.node)
         host = address.rpartition(":")[0]
         checkpoint.put_controllers(config.controllers or (f"{host}:{CONTROLLER_PORT}",))
     finally:
