@@ -1,4 +1,5 @@
-"""The controller's metrics. Label sets are bounded: states, kinds, outcomes; never names."""
+"""The controller's metrics. Label sets are bounded: states, kinds, outcomes, and of quotas their
+namespaces, which administrators choose; never other names."""
 
 from __future__ import annotations
 
@@ -119,6 +120,18 @@ class Metrics:
             "bayplan_controller_nodes",
             "Nodes by state.",
             ["state"],
+            registry=registry,
+        )
+        self.quota_limit = Gauge(
+            "bayplan_controller_quota_limit",
+            "What the quotas of a namespace allow, in cores, bytes or pieces, by what they limit.",
+            ["namespace", "resource"],
+            registry=registry,
+        )
+        self.quota_used = Gauge(
+            "bayplan_controller_quota_used",
+            "What the tasks of a namespace hold of what its quotas limit, in the same units.",
+            ["namespace", "resource"],
             registry=registry,
         )
         self.loss_fits = Gauge(

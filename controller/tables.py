@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 from bayplan.model.event import Event
 from bayplan.model.identity import Cluster, Identity, JoinToken
 from bayplan.model.node import Node, NodeStatus
+from bayplan.model.quota import Quota
 from bayplan.model.secret import SealedSecret
 from bayplan.model.service import Rollout, Service, ServiceVersion, SlotMark
 from bayplan.model.task import Task, TaskStatus
@@ -36,6 +37,7 @@ class Kind(StrEnum):
     NODE = "nodes"
     NODE_STATUS = "nodestatus"
     SECRET = "secrets"  # noqa: S105
+    QUOTA = "quotas"
     EVENT = "events"
     TOKEN = "tokens"  # noqa: S105
     IDENTITY = "identities"
@@ -45,7 +47,8 @@ class Kind(StrEnum):
 Key = tuple[str, str]
 """(namespace, name). Cluster-wide kinds have namespace "". Names by kind: service name; version
 `service.generation`; rollout: service; task and status: task name; slot: `service.slot`; run
-and cron: service; node name; secret name; event id; token id; identity name; cluster: "cluster"."""
+and cron: service; node name; secret name; quota name; event id; token id; identity name; cluster:
+"cluster"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,7 @@ class Tables:
     nodes: Table[Node] = field(default_factory=dict)
     nodestatus: Table[NodeStatus] = field(default_factory=dict)
     secrets: Table[SealedSecret] = field(default_factory=dict)
+    quotas: Table[Quota] = field(default_factory=dict)
     events: Table[Event] = field(default_factory=dict)
     tokens: Table[JoinToken] = field(default_factory=dict)
     identities: Table[Identity] = field(default_factory=dict)

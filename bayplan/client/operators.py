@@ -81,6 +81,10 @@ class Client(PlanningCalls):
         request = control.ListSecretsRequest(namespace=namespace)
         return list((await self._call("ListSecrets", request)).secrets)
 
+    async def list_quotas(self, namespace: str = "") -> list[control.QuotaView]:
+        request = control.ListQuotasRequest(namespace=namespace)
+        return list((await self._call("ListQuotas", request)).quotas)
+
     async def list_identities(self) -> list[Any]:
         """`types_pb2.Identity`."""
         answer = await self._call("ListIdentities", control.ListIdentitiesRequest())
@@ -254,6 +258,10 @@ class Client(PlanningCalls):
             call.cancel()
 
     # Administrators
+
+    async def delete_quota(self, namespace: str, quota: str) -> control.ChangeResponse:
+        request = control.QuotaRequest(namespace=namespace, quota=quota)
+        return await self._change("DeleteQuota", request)
 
     async def remove_node(self, node: str, *, force: bool = False) -> control.ChangeResponse:
         return await self._change("RemoveNode", control.NodeRequest(node=node, force=force))

@@ -10,12 +10,16 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from bayplan.model.quota import QuotaSpec
 from bayplan.model.secret import Secret
 from bayplan.model.service import ServiceSpec
-from bayplan.model.validate import Problem, validate, validate_secret
+from bayplan.model.validate import Problem, validate, validate_quota, validate_secret
 from bayplan.spec import convert
-from bayplan.spec.fields import KINDS, SecretFields, TaskFields
+from bayplan.spec.fields import KINDS, QuotaFields, SecretFields, TaskFields
 from bayplan.spec.problems import Path, did_you_mean, shorten
+
+AnyFields = TaskFields | SecretFields | QuotaFields
+Subject = ServiceSpec | Secret | QuotaSpec
 
 ROUNDS_MAX = 5
 
@@ -31,9 +35,7 @@ JUDGED_TOGETHER = {
 }
 
 
-def check(
-    value: Any, namespace: str, directory: FilePath
-) -> tuple[ServiceSpec | Secret | None, list[Problem]]:
+def check(value: Any, namespace: str, directory: FilePath) -> tuple[Subject | None, list[Problem]]:
     """The object a document stands for, or None where it stands for none."""
     if not isinstance(value, dict):
         return None, [Problem((), "is no object; write kind: Service, name: … and so on")]
@@ -51,20 +53,22 @@ def check(
     return (None if problems else made), problems
 
 
-def _made(
-    fields: TaskFields | SecretFields, namespace: str, directory: FilePath
-) -> tuple[ServiceSpec | Secret, list[Problem]]:
+def _made(fields: AnyFields, namespace: str, directory: FilePath) -> tuple[Subject, list[Problem]]:
     if isinstance(fields, SecretFields):
         secret, problems = convert.secret(fields, namespace, directory)
         return secret, problems + [_in_secret(p, fields) for p in validate_secret(secret)]
+    if isinstance(fields, QuotaFields):
+        quota, problems = convert.quota(fields, namespace)
+        # Where an amount was typed as 0 it is not said as well that there is none.
+        return quota, problems or validate_quota(quota)
     spec, problems = convert.workload(fields, namespace)
     taken = {p.path for p in problems}
     return spec, problems + [p for p in validate(spec) if p.path not in taken]
 
 
 def _fields(
-    model: type[TaskFields] | type[SecretFields], value: dict[str, Any]
-) -> tuple[TaskFields | SecretFields | None, list[Problem]]:
+    model: type[AnyFields], value: dict[str, Any]
+) -> tuple[AnyFields | None, list[Problem]]:
     """The fields, and what is wrong with them. What is wrong is taken out of a copy and the rest
     read again, so that what depends on several fields is still checked; None where too little
     remains."""

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from bayplan.model.quota import QuotaSpec
 from bayplan.model.resources import Resources
 from bayplan.model.secret import Secret
 from bayplan.model.service import (
@@ -54,6 +55,7 @@ from bayplan.spec.fields import (
     MountFields,
     PlacementFields,
     PortFields,
+    QuotaFields,
     ResourceFields,
     SecretFields,
     ServiceFields,
@@ -352,6 +354,28 @@ def _update(fields: UpdateFields, replicas: int | None, problems: list[Problem])
             on_failure=fields.on_failure,
         ),
     )
+
+
+def quota(fields: QuotaFields, namespace: str) -> tuple[QuotaSpec, list[Problem]]:
+    limits = fields.limits
+    problems = [
+        Problem(("limits", name), "must be more than 0; leave it out for no limit")
+        for name in ("cpu", "memory", "pids", "disk", "tasks")
+        if getattr(limits, name) == 0
+    ]
+    spec = QuotaSpec(
+        namespace=fields.namespace or namespace,
+        name=fields.name,
+        limits=Resources(
+            cpu_millis=limits.cpu or 0,
+            memory_bytes=limits.memory or 0,
+            pids=limits.pids or 0,
+            disk_bytes=limits.disk or 0,
+        ),
+        tasks=limits.tasks or 0,
+        devices=dict(limits.devices),
+    )
+    return spec, problems
 
 
 def secret(fields: SecretFields, namespace: str, directory: Path) -> tuple[Secret, list[Problem]]:

@@ -36,6 +36,7 @@ from bayplan.spec.scalars import (
     Switch,
     Text,
     TextList,
+    TotalCpu,
     UserId,
     Words,
     choice,
@@ -539,11 +540,32 @@ class SecretFields(Fields):
     binary: dict[str, Text] = Field(default={}, description="key: base64")
 
 
-KINDS: dict[str, type[TaskFields] | type[SecretFields]] = {
+class LimitFields(Fields):
+    """What is left out is not limited."""
+
+    cpu: TotalCpu | None = Field(default=None, description="cores: 8, or thousandths: 500m")
+    memory: Size | None = Field(default=None, description="16GiB")
+    pids: Count | None = Field(default=None, description="processes and threads")
+    disk: Size | None = Field(default=None, description="room for volumes and files: 100GiB")
+    tasks: Count | None = Field(default=None, description="tasks that have a node: 50")
+    devices: dict[str, Share] = Field(default={}, description="name: count, e.g. {gpu: 2}")
+
+
+class QuotaFields(Fields):
+    """What all tasks of a namespace together may take; set by an administrator."""
+
+    kind: Literal["Quota"] = Field(description="Quota")
+    name: Text = Field(description="lower-case letters, digits and dashes, at most 63")
+    namespace: Text | None = Field(default=None, description="whose tasks; default: default")
+    limits: LimitFields = Field(description="cpu, memory, pids, disk, tasks and devices")
+
+
+KINDS: dict[str, type[TaskFields] | type[SecretFields] | type[QuotaFields]] = {
     "Service": ServiceFields,
     "Job": JobFields,
     "Cron": CronFields,
     "Daemon": DaemonFields,
     "Secret": SecretFields,
+    "Quota": QuotaFields,
 }
 PLURAL = {kind: f"{kind.lower()}s" for kind in KINDS}

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bayplan.model.errors import InvalidSpec
+from bayplan.model.quota import QuotaSpec
 from bayplan.model.secret import Secret
 from bayplan.model.service import ServiceSpec
 from bayplan.spec.check import check
@@ -26,14 +27,20 @@ class Document:
     """One object as read. `source` is its YAML as typed, comments included; empty for a secret,
     whose source would give its values away. `origin` and `line` say where it stands."""
 
-    object: ServiceSpec | Secret
+    object: ServiceSpec | Secret | QuotaSpec
     source: str
     origin: str
     line: int
 
     @property
     def kind(self) -> str:
-        return "Secret" if isinstance(self.object, Secret) else str(self.object.kind)
+        match self.object:
+            case Secret():
+                return "Secret"
+            case QuotaSpec():
+                return "Quota"
+            case spec:
+                return str(spec.kind)
 
 
 def load(

@@ -211,6 +211,11 @@ Cpu = Annotated[
     BeforeValidator(_amount(units.cpu_millis, "0.5")),
     _schema(type=_NUMERIC, pattern=f"^({units.CPU_PATTERN})$", examples=[0.5, "500m"]),
 ]
+TotalCpu = Annotated[
+    int,
+    BeforeValidator(_amount(units.total_cpu_millis, "8")),
+    _schema(type=_NUMERIC, pattern=f"^({units.CPU_PATTERN})$", examples=[8, "500m"]),
+]
 Switch = Annotated[bool, BeforeValidator(_switch), _schema(type="boolean")]
 Mode = Annotated[
     int, BeforeValidator(_mode), _schema(type=["string", "integer"], examples=["0400"])

@@ -22,6 +22,8 @@ DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 BYTES_MAX = 2**60
 SECONDS_MAX = 365 * 86400.0
 CPU_MILLIS_MAX = 10**6
+TOTAL_CPU_MILLIS_MAX = 10**9
+"""Of many hosts together."""
 
 _NUMBER = r"[0-9]{1,15}(?:\.[0-9]{1,9})?"
 SIZE_PATTERN = rf"{_NUMBER} ?({'|'.join(SIZE_UNITS)})"
@@ -77,7 +79,7 @@ def duration_text(seconds: float) -> str:
     return text or "0s"
 
 
-def cpu_millis(text: str) -> int:
+def cpu_millis(text: str, most: int = CPU_MILLIS_MAX) -> int:
     """Cores (`0.5`, `2`) or thousandths (`500m`) to thousandths. Raises NotAnAmount."""
     if _CPU.fullmatch(text) is None:
         raise NotAnAmount(f'"{text}" is not an amount of cpu; write e.g. 0.5 or 500m')
@@ -87,6 +89,11 @@ def cpu_millis(text: str) -> int:
         raise NotAnAmount(f'"{text}" is not an amount of cpu; write e.g. 0.5 or 500m') from None
     if millis != int(millis):
         raise NotAnAmount(f'"{text}" is finer than a thousandth of a core; write e.g. 0.5 or 500m')
-    if millis > CPU_MILLIS_MAX:
+    if millis > most:
         raise NotAnAmount(f'"{text}" is more than any host has; write e.g. 0.5 or 500m')
     return int(millis)
+
+
+def total_cpu_millis(text: str) -> int:
+    """As `cpu_millis`, of many hosts together."""
+    return cpu_millis(text, TOTAL_CPU_MILLIS_MAX)

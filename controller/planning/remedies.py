@@ -14,7 +14,17 @@ import numpy as np
 from bayplan.model.node import TaintEffect
 from bayplan.model.resources import Resources
 from bayplan.model.service import Constraint, ConstraintOperator, Placement, Toleration
-from controller.scheduler import ClusterView, NodeView, PendingTask, Rules, schedule
+from controller.planning.allowances import asking_otherwise, higher_limits, kept_waiting
+from controller.planning.bindings import device_edits, device_words, devices_for, unbound
+from controller.planning.change import (
+    FIELDS,
+    Change,
+    all_of,
+    lowered,
+    placed_otherwise,
+    with_node,
+)
+from controller.scheduler import ClusterView, PendingTask, Rules, schedule
 from controller.scheduler.base import ORDERS, POOL_ANY
 from controller.scheduler.columns import Columns
 from controller.scheduler.filters import SHOW, Filter, constraint_rows, filters, negated
@@ -26,10 +36,6 @@ CANDIDATES_MAX = 60
 """Changes that are tried: each costs a plan of the tasks alone."""
 TASKS_MAX = 200
 """Waiting tasks that a change is tried with."""
-SHARE_MIN = 0.1
-"""A task that asks for more than ten times what is free is not one that asks a little too much."""
-MIB, GIB = 1 << 20, 1 << 30
-_FIELDS = ("cpu_millis", "memory_bytes", "pids", "disk_bytes")
 
 Pending = tuple[PendingTask, ...]
 
@@ -46,18 +52,6 @@ class Tried:
     size: float
 
 
-@dataclass(frozen=True, slots=True)
-class _Change:
-    """One candidate: what it says, what sort of change it is, how large, and what it makes of
-    tasks and cluster."""
-
-    text: str
-    sort: str
-    size: float
-    tasks: Callable[[PendingTask], PendingTask] = lambda p: p
-    cluster: Callable[[ClusterView], ClusterView] = lambda v: v
-
-
 def remedies(
     view: ClusterView, waiting: Sequence[PendingTask], rules: Rules, seed: int
 ) -> tuple[Tried, ...]:
@@ -66,8 +60,7 @@ def remedies(
     bad = _bad(view, first)
     found: list[Tried] = []
     most: dict[str, int] = {}
-    candidates = sorted(_candidates(view, first, bad), key=lambda c: (c.size, c.text))
-    for change in candidates[:CANDIDATES_MAX]:
+    for change in _in_order(view, tasks, bad):
         tried = _tried(view, tasks, change, rules, seed)
         if tried is not None and tried.fits > most.get(change.sort, 0):
             # Of one sort of change a larger one only where it helps more tasks.
@@ -76,6 +69,31 @@ def remedies(
         if len(found) >= REMEDIES_MAX:
             break
     return tuple(found)
+
+
+def _in_order(view: ClusterView, tasks: Pending, bad: Sequence[Filter]) -> Iterator[Change]:
+    """The smallest first. Where a quota keeps the tasks from every node, first what is done about
+    that alone, then the rest together with a higher limit."""
+    others = sorted(_candidates(view, tasks[0], bad), key=lambda c: (c.size, c.text))
+    if not kept_waiting(view, tasks):
+        yield from others[:CANDIDATES_MAX]
+        return
+    yield from sorted(asking_otherwise(view, tasks), key=lambda c: (c.size, c.text))
+    least = len(tasks) if tasks[0].placement.gang else 1
+    for count in dict.fromkeys((least, len(tasks))):
+        yield from higher_limits(view, tasks, count)
+    if _somewhere(bad, len(view.nodes)):
+        return
+    for limits in higher_limits(view, tasks, least):
+        yield from (all_of((limits, change)) for change in others[:CANDIDATES_MAX])
+
+
+def _somewhere(bad: Sequence[Filter], nodes: int) -> bool:
+    """True where a node would take a task if the namespace might have it."""
+    able = np.ones(nodes, dtype=np.bool_)
+    for each in bad:
+        able &= ~each.bad
+    return bool(able.any())
 
 
 def _bad(view: ClusterView, pending: PendingTask) -> list[Filter]:
@@ -87,7 +105,7 @@ def _bad(view: ClusterView, pending: PendingTask) -> list[Filter]:
 
 
 def _tried(
-    view: ClusterView, tasks: Pending, change: _Change, rules: Rules, seed: int
+    view: ClusterView, tasks: Pending, change: Change, rules: Rules, seed: int
 ) -> Tried | None:
     changed = [change.tasks(p) for p in tasks]
     plan = schedule(change.cluster(view), changed, seed, replace(rules, preempt=False))
@@ -111,9 +129,7 @@ ROWS_MAX = 20
 """Nearest nodes whose lacks are made up for, each by one candidate."""
 
 
-def _candidates(
-    view: ClusterView, pending: PendingTask, bad: Sequence[Filter]
-) -> Iterator[_Change]:
+def _candidates(view: ClusterView, pending: PendingTask, bad: Sequence[Filter]) -> Iterator[Change]:
     columns = Columns(view)
     failing = np.zeros(len(view.nodes), dtype=np.int64)
     lacking = np.zeros(len(view.nodes))
@@ -128,36 +144,21 @@ def _candidates(
         for labels in (False, True) if any(f.name == "require" for f in fallen) else (False,):
             edits = _edits(columns, pending, fallen, row, labels=labels)
             if edits:
-                yield _all_of(edits)
+                yield all_of(edits)
                 found += 1
         if found >= ROWS_MAX:
             break
     yield from _rules(pending.placement)
+    yield from unbound(view, pending)
     yield from _new_nodes(view, pending, bad)
-
-
-def _all_of(edits: Sequence[_Change]) -> _Change:
-    def tasks(pending: PendingTask) -> PendingTask:
-        for edit in edits:
-            pending = edit.tasks(pending)
-        return pending
-
-    def cluster(view: ClusterView) -> ClusterView:
-        for edit in edits:
-            view = edit.cluster(view)
-        return view
-
-    text = " and ".join(e.text for e in edits)
-    sort = " ".join(e.sort for e in edits)
-    return _Change(text, sort, sum(e.size for e in edits), tasks, cluster)
 
 
 def _edits(
     columns: Columns, pending: PendingTask, fallen: Sequence[Filter], row: int, *, labels: bool
-) -> list[_Change]:
+) -> list[Change]:
     """What makes the node take the task; empty: nothing that can be asked for. `labels`: the node
     gets what is required of it, else that is not required."""
-    made: list[_Change] = []
+    made: list[Change] = []
     for name in dict.fromkeys(f.name for f in fallen):
         if name == "require" and labels:
             edits = _labelled(columns, pending.placement, row)
@@ -169,45 +170,51 @@ def _edits(
     return made
 
 
-def _edit(columns: Columns, pending: PendingTask, name: str, row: int) -> list[_Change]:
+def _edit(columns: Columns, pending: PendingTask, name: str, row: int) -> list[Change]:
     node = columns.view.nodes[row]
     match name:
         case "require":
             return [
-                _placement(f"without require `{c.text or negated(c)}`", "require", 1.0, _without(c))
+                placed_otherwise(
+                    f"without require `{c.text or negated(c)}`", "require", 1.0, _without(c)
+                )
                 for c in pending.placement.require
                 if not constraint_rows(columns, c)[row]
             ]
         case "pool":
             pool = node.labels.get("pool", "") or POOL_ANY
-            return [_placement(f"pool: {pool}", "pool", 1.0, lambda p: replace(p, pool=pool))]
+            return [placed_otherwise(f"pool: {pool}", "pool", 1.0, lambda p: replace(p, pool=pool))]
         case "taint":
             refusing = [t for t in node.taints if t.effect is not TaintEffect.AVOID]
             return [_tolerating(t.key, t.value) for t in refusing]
         case "near" | "apart":
-            return [_placement(f"without required {name}", name, 1.5, _unneighboured(name))]
+            return [placed_otherwise(f"without required {name}", name, 1.5, _unneighboured(name))]
         case "port":
             return [
-                _Change("publish: auto instead of a port that is in use", "port", 1.0, _auto_ports)
+                Change("publish: auto instead of a port that is in use", "port", 1.0, _auto_ports)
             ]
         case "state" if node.blocked in ORDERS:
             text = f"bay node uncordon {node.name} (it is {node.blocked})"
-            return [_Change(text, "order", 2.0, cluster=_with(row, replace(node, blocked="")))]
+            return [Change(text, "order", 2.0, cluster=with_node(row, replace(node, blocked="")))]
         case _ if name in AMOUNTS:
-            return _lower(columns, pending, AMOUNTS.index(name), row)
+            at = AMOUNTS.index(name)
+            wanted = amounts(pending.template.resources)[at]
+            return lowered(at, wanted, int(columns.free[at, row]))
+        case "device":
+            return device_edits(columns, pending, row)
         case _:
             return []
 
 
-def _labelled(columns: Columns, placement: Placement, row: int) -> list[_Change]:
+def _labelled(columns: Columns, placement: Placement, row: int) -> list[Change]:
     node = columns.view.nodes[row]
     missing = [c for c in placement.require if not constraint_rows(columns, c)[row]]
     labels = _labels(missing)
     if labels is None:
         return []
     said = " ".join(f"{name}={value}" for name, value in sorted(labels.items()))
-    change = _with(row, replace(node, labels={**node.labels, **labels}))
-    return [_Change(f"bay node label {node.name} {said}", "label", 1.5, cluster=change)]
+    change = with_node(row, replace(node, labels={**node.labels, **labels}))
+    return [Change(f"bay node label {node.name} {said}", "label", 1.5, cluster=change)]
 
 
 def _labels(constraints: Iterable[Constraint]) -> dict[str, str] | None:
@@ -222,50 +229,14 @@ def _labels(constraints: Iterable[Constraint]) -> dict[str, str] | None:
     return found
 
 
-def _lower(columns: Columns, pending: PendingTask, at: int, row: int) -> list[_Change]:
-    wanted = amounts(pending.template.resources)[at]
-    free = _rounded(at, int(columns.free[at, row]))
-    if free < SHARE_MIN * wanted:
-        return []
-
-    def tasks(p: PendingTask) -> PendingTask:
-        fields: dict[str, int] = {_FIELDS[at]: free}
-        resources: Resources = replace(p.template.resources, **fields)
-        return replace(p, template=replace(p.template, resources=resources))
-
-    text = f"{AMOUNTS[at]}: {_exactly(at, free)} instead of {SHOW[at](wanted)}"
-    return [_Change(text, AMOUNTS[at], 1 - free / wanted, tasks)]
-
-
-def _rounded(at: int, amount: int) -> int:
-    """Down to what somebody would write: hundredths of a core, MiB, of much 64 MiB, GiB."""
-    grain = 10 if AMOUNTS[at] == "cpu" else 1
-    if AMOUNTS[at] in ("memory", "disk"):
-        grain = MIB if amount < GIB else 64 * MIB if amount < 16 * GIB else GIB
-    return amount // grain * grain
-
-
-def _exactly(at: int, amount: int) -> str:
-    """As a spec takes it, and not a byte more."""
-    if AMOUNTS[at] in ("memory", "disk") and amount % MIB == 0:
-        return f"{amount // GIB}GiB" if amount % GIB == 0 else f"{amount // MIB}MiB"
-    return SHOW[at](amount)
-
-
-def _placement(
-    text: str, sort: str, size: float, change: Callable[[Placement], Placement]
-) -> _Change:
-    return _Change(text, sort, size, lambda p: replace(p, placement=change(p.placement)))
-
-
 def _without(constraint: object) -> Callable[[Placement], Placement]:
     return lambda p: replace(p, require=tuple(c for c in p.require if c is not constraint))
 
 
-def _tolerating(key: str, value: str) -> _Change:
+def _tolerating(key: str, value: str) -> Change:
     toleration = Toleration(key=key, value=value)
     text = f"tolerate: [{key}{f' == {value}' if value else ''}]"
-    return _placement(
+    return placed_otherwise(
         text, "tolerate", 1.0, lambda p: replace(p, tolerate=(*p.tolerate, toleration))
     )
 
@@ -286,20 +257,20 @@ def _auto_ports(pending: PendingTask) -> PendingTask:
     return replace(pending, template=replace(pending.template, ports=ports))
 
 
-def _rules(placement: Placement) -> Iterator[_Change]:
+def _rules(placement: Placement) -> Iterator[Change]:
     """Looser rules over values of a key."""
     for at, spread in enumerate(placement.spread):
         if spread.max_skew:
             looser = replace(spread, max_skew=spread.max_skew + 1)
             all_of = (*placement.spread[:at], looser, *placement.spread[at + 1 :])
             text = f"max_skew: {looser.max_skew} over {spread.over} instead of {spread.max_skew}"
-            yield _placement(text, "skew", 0.9, lambda p, s=all_of: replace(p, spread=s))  # type: ignore[misc]
+            yield placed_otherwise(text, "skew", 0.9, lambda p, s=all_of: replace(p, spread=s))  # type: ignore[misc]
     for key in placement.distinct:
         rest = tuple(k for k in placement.distinct if k != key)
         text = f"without distinct {key}"
-        yield _placement(text, "distinct", 1.0, lambda p, r=rest: replace(p, distinct=r))  # type: ignore[misc]
+        yield placed_otherwise(text, "distinct", 1.0, lambda p, r=rest: replace(p, distinct=r))  # type: ignore[misc]
     if placement.gang:
-        yield _placement("without gang", "gang", 1.0, lambda p: replace(p, gang=False))
+        yield placed_otherwise("without gang", "gang", 1.0, lambda p: replace(p, gang=False))
 
 
 # -- changes to the cluster --
@@ -307,15 +278,7 @@ def _rules(placement: Placement) -> Iterator[_Change]:
 NEW_NODE = "a new node"
 
 
-def _with(row: int, node: NodeView) -> Callable[[ClusterView], ClusterView]:
-    def change(view: ClusterView) -> ClusterView:
-        nodes = (*view.nodes[:row], node, *view.nodes[row + 1 :])
-        return replace(view, nodes=nodes, frame=None)
-
-    return change
-
-
-def _new_nodes(view: ClusterView, pending: PendingTask, bad: Sequence[Filter]) -> Iterator[_Change]:
+def _new_nodes(view: ClusterView, pending: PendingTask, bad: Sequence[Filter]) -> Iterator[Change]:
     """An empty node like the smallest of those that would do but for what they are short of, or
     else one as large as it takes, with the labels that are required."""
     able = np.ones(len(view.nodes), dtype=np.bool_)
@@ -328,17 +291,18 @@ def _new_nodes(view: ClusterView, pending: PendingTask, bad: Sequence[Filter]) -
     meets = [constraint_rows(columns, c) for c in require]
     need = amounts(pending.template.resources)
 
-    def order(row: int) -> tuple[int, bool, tuple[int, ...]]:
-        lacking = sum(1 for rows in meets if not rows[row])
-        held = amounts(view.nodes[row].allocatable)
-        return lacking, not _fits(need, held), held
+    def order(row: int) -> tuple[int, bool, bool, tuple[int, ...]]:
+        lacking, node = sum(1 for rows in meets if not rows[row]), view.nodes[row]
+        held = amounts(node.allocatable)
+        more = devices_for(pending, node.devices) != node.devices
+        return lacking, more, not _fits(need, held), held
 
     row = min(np.flatnonzero(able).tolist(), key=order)
     like, held = view.nodes[row], amounts(view.nodes[row].allocatable)
     labels = _labels(c for c, rows in zip(require, meets, strict=True) if not rows[row])
     if labels is None:
         return
-    size = Resources(**dict(zip(_FIELDS, map(max, held, need), strict=True)))
+    size = Resources(**dict(zip(FIELDS, map(max, held, need), strict=True)))
     node = replace(
         like,
         name=NEW_NODE,
@@ -346,13 +310,16 @@ def _new_nodes(view: ClusterView, pending: PendingTask, bad: Sequence[Filter]) -
         free=size,
         allocatable=size,
         blocked="",
+        devices=devices_for(pending, like.devices),
         device_use={},
     )
     said = [f"{SHOW[i](a)} {AMOUNTS[i]}" for i, a in enumerate(amounts(size)) if need[i]]
+    said += device_words(pending)
     said += [f"label {name}={value}" for name, value in sorted(labels.items())]
     shown = f" with {', '.join(said)}" if said else ""
-    like_it = f" (like {like.name})" if _fits(need, held) and not labels else ""
-    yield _Change(
+    alike = _fits(need, held) and not labels and node.devices == like.devices
+    like_it = f" (like {like.name})" if alike else ""
+    yield Change(
         f"one more node{shown}{like_it}",
         "node",
         2.5,

@@ -70,6 +70,8 @@ class Index:
             delta.services.update(key for key, _, _ in changed(was, table))
         for key, _, _ in changed(old.secrets, tables.secrets):
             delta.secrets.add(key)
+        if any(True for _ in changed(old.quotas, tables.quotas)):
+            delta.freed = True  # of a namespace: more may be allowed now
         for name in _nodes_changed(old, tables):
             delta.membership = True
             delta.nodes.add(name)

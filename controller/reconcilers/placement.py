@@ -226,8 +226,10 @@ class Placement:
         return found
 
     def apply(self, request: Request, plan: Plan, now: float) -> list[Changes]:
-        """Each placed task is bound while its node is still what the plan saw."""
+        """Each placed task is bound while its node, and the quotas of its namespace, are still
+        what the plan saw."""
         tables = request.tables
+        quotas = _quotas(tables)
         groups: list[Changes] = []
         gangs: dict[Key, list[Change]] = defaultdict(list)
         for uid, placed in plan.placed.items():
@@ -238,6 +240,7 @@ class Placement:
             )
             changes: list[Change] = [
                 Require(Kind.NODE, ("", placed.node), node.mod_revision),
+                *quotas.get(task.namespace, ()),
                 Put(Kind.TASK, (task.namespace, task.name), task, stored.mod_revision),
             ]
             if self._is_gang(task):
@@ -285,6 +288,14 @@ def _version(task: Task) -> Key:
     return version_key(task.namespace, task.service, task.generation)
 
 
+def _quotas(tables: Tables) -> dict[str, list[Require]]:
+    """By namespace."""
+    found: dict[str, list[Require]] = defaultdict(list)
+    for key, stored in tables.quotas.items():
+        found[key[0]].append(Require(Kind.QUOTA, key, stored.mod_revision))
+    return found
+
+
 def _together(changes: Sequence[Change]) -> list[Changes]:
     """In as few transactions as the store can take; what is left of a gang where one of several
     conflicts still waits, and is placed as a gang of its own."""
@@ -292,11 +303,15 @@ def _together(changes: Sequence[Change]) -> list[Changes]:
     writes = [c for c in changes if not isinstance(c, Require)]
     if len(unique) + len(writes) <= OPERATIONS_MAX:
         return [(*unique, *writes)]
-    pairs = [tuple(changes[i : i + 2]) for i in range(0, len(changes), 2)]
-    each = OPERATIONS_MAX // 2
+    tasks: list[list[Change]] = [[]]  # of each its conditions and then its write
+    for change in changes:
+        tasks[-1].append(change)
+        if not isinstance(change, Require):
+            tasks.append([])
+    each = OPERATIONS_MAX // max(map(len, tasks))
     return [
-        tuple(dict.fromkeys(c for pair in pairs[i : i + each] for c in pair))
-        for i in range(0, len(pairs), each)
+        tuple(dict.fromkeys(c for task in tasks[i : i + each] for c in task))
+        for i in range(0, len(tasks) - 1, each)
     ]
 
 

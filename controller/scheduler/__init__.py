@@ -23,13 +23,16 @@ from controller.scheduler.explain import (
 )
 from controller.scheduler.index import ClusterIndex
 from controller.scheduler.plan import schedule
-from controller.scheduler.snapshot import cluster_view
+from controller.scheduler.quota import Line, Quotas
+from controller.scheduler.quota import lines as quota_lines
+from controller.scheduler.snapshot import cluster_view, quota_specs, quota_usage
 
 __all__ = [
     "ClusterIndex",
     "ClusterView",
     "Explanation",
     "Lack",
+    "Line",
     "NearMiss",
     "NodeScore",
     "NodeView",
@@ -39,11 +42,15 @@ __all__ = [
     "Plan",
     "Preemption",
     "QuotaRoom",
+    "Quotas",
     "Reason",
     "Remedy",
     "Rules",
     "TaskExplanation",
     "cluster_view",
     "explain",
+    "quota_lines",
+    "quota_specs",
+    "quota_usage",
     "schedule",
 ]

@@ -57,12 +57,14 @@ class Occupant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuotaRoom:
-    """What a namespace may use, and uses; a limit of 0 is none."""
+    """What a namespace may use, and uses; a limit of 0 is none. `devices`: name -> thousandths."""
 
     limit: Resources
     used: Resources = field(default_factory=Resources)
     tasks_max: int = 0
     tasks: int = 0
+    devices_max: Mapping[str, int] = field(default_factory=dict)
+    devices: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

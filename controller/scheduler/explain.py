@@ -148,7 +148,9 @@ def explain(
     alone = replace(rules, preempt=False)
     plan = schedule(view, [pending], seed, alone)
     placed = plan.placed.get(task.uid)
-    return replace(made, node=placed.node if placed else "", why=plan.unplaced.get(task.uid))
+    made = replace(made, node=placed.node if placed else "", why=plan.unplaced.get(task.uid))
+    # What keeps it from nodes that could take it is not what others of them lack.
+    return replace(made, remedies=()) if made.why is not None and made.feasible else made
 
 
 def _scores(

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from bayplan.model.node import Node, NodeReport, NodeState, NodeStatus
+from bayplan.model.quota import Quota, QuotaSpec
 from bayplan.model.resources import Resources
 from bayplan.model.service import NetworkMode, Service, TaskTemplate
 from bayplan.model.task import FINAL, DesiredState, Task
@@ -21,6 +22,7 @@ from controller.scheduler.base import ClusterView, HostPort, NodeView, Occupant
 from controller.scheduler.bookings import Bookings
 from controller.scheduler.columns import service_key
 from controller.scheduler.frame import AMOUNTS, Facts, Frame, Ints, amounts, matrix
+from controller.scheduler.quota import Usage
 from controller.tables import Key, Stored, Tables
 
 Difference = tuple[Key, Stored[Any] | None, Stored[Any] | None]
@@ -91,6 +93,8 @@ class ClusterIndex:
         self._claims: dict[HostPort, int] = defaultdict(int)
         self._claimed: frozenset[HostPort] = frozenset()
         self._stale_nodes: set[int] = set()
+        self._quotas: dict[str, dict[str, QuotaSpec]] = {}
+        self._usage = Usage()
 
     def update(self, tables: Tables) -> None:
         """Take over `tables`."""
@@ -105,6 +109,7 @@ class ClusterIndex:
         self.tables = tables
         self._take_nodes(old, tables)
         self._take_services(old, tables)
+        self._take_quotas(old, tables)
         keys = {key for key, _, _ in self._changed(old.tasks, tables.tasks)}
         keys.update(key for key, _, _ in self._changed(old.status, tables.status))
         for key in keys:
@@ -131,6 +136,9 @@ class ClusterIndex:
             claimed_ports=self._claimed,
             services=self._services,
             repels=self._repels,
+            quotas={
+                name: self._usage.room(name, specs.values()) for name, specs in self._quotas.items()
+            },
             shapes=dict(bookings.shapes),
             used=dict(bookings.used),
             leaving=frozenset(bookings.leaving),
@@ -251,6 +259,19 @@ class ClusterIndex:
                 found[target].append((key, over))
         return {target: tuple(others) for target, others in found.items()}
 
+    # -- quotas --
+
+    def _take_quotas(self, old: Tables, tables: Tables) -> None:
+        for (namespace, name), _, after in self._changed(old.quotas, tables.quotas):
+            specs = self._quotas.setdefault(namespace, {})
+            if after is not None:
+                quota: Quota = after.value
+                specs[name] = quota.spec
+            else:
+                specs.pop(name, None)
+            if not specs:
+                del self._quotas[namespace]
+
     # -- tasks --
 
     def _take_task(self, key: Key, old: Tables, tables: Tables) -> None:
@@ -261,12 +282,21 @@ class ClusterIndex:
             return
         if was and before is not None:
             self._book(key, old, -1)
+            self._count(key, old, -1)
             self._tasks_on[before.value.node].discard(key)
             self._refs[version_key(before.value)] -= 1
         if now and after is not None:
             self._tasks_on[after.value.node].add(key)
             self._refs[version_key(after.value)] += 1
             self._book(key, tables, 1)
+            self._count(key, tables, 1)
+
+    def _count(self, key: Key, tables: Tables, by: int) -> None:
+        """Towards the quotas: also on a node that was removed, which may run it still."""
+        task: Task = tables.tasks[key].value
+        version = tables.versions.get(version_key(task))
+        if version is not None:
+            self._usage.book(task.namespace, version.value.spec.template, by)
 
     def _book(self, key: Key, tables: Tables, by: int) -> None:
         task: Task = tables.tasks[key].value

@@ -215,15 +215,19 @@ class _Made:
             self._keep_claims(tasks)
             return
         rest = tasks[len(rows) :]
+        over = Explanation(nodes=columns.size, reasons=(), remark=over_quota)
         if not rest:
             self._book(tasks, rows, search, ports)
         elif len(rows) == allowed:
             self._book(tasks, rows, search, ports)
-            self._wait(rest, Explanation(nodes=columns.size, reasons=(), remark=over_quota))
+            self._wait(rest, over)
         else:
             explanation = search.explain(ports)
             self._book(tasks, rows, search, ports)
-            self._make_room(rest, explanation, search, ports)
+            # Nobody has to end for a task that the quota keeps from the room.
+            within = allowed - len(rows)
+            made = self._make_room(rest[:within], explanation, search, ports)
+            self._wait(rest[within:], over if made == within else explanation)
 
     def _book(
         self, tasks: list[PendingTask], rows: list[int], search: Search, ports: Ports
@@ -234,7 +238,7 @@ class _Made:
         columns.occupy(
             rows, search.need, first.task.service_uid, ports.booked, exclusive=ports.exclusive
         )
-        self._quotas.use(first, len(rows))
+        self._quotas.use(first.task.namespace, first.template, len(rows))
         requests = first.template.devices
         nodes = columns.view.nodes
         shared: dict[int, Placed] = {}
@@ -250,13 +254,18 @@ class _Made:
         for task in tasks:
             self.unplaced[task.task.uid] = explanation
 
-    def _keep_claims(self, tasks: Sequence[PendingTask]) -> None:
-        """Nobody who comes later gets the room that is being made for these tasks."""
+    def _keep_claims(self, tasks: Sequence[PendingTask]) -> int:
+        """Nobody who comes later gets the room that is being made for these tasks; gives how many
+        of them that is."""
+        kept = 0
         for task in tasks:
             row = self.columns.frame.facts.index.get(task.claimed_node)
             if row is not None:
                 need = np.array(amounts(task.template.resources), dtype=np.int64)
                 self.columns.reserve(row, need)
+                self._quotas.use(task.task.namespace, task.template, 1)
+                kept += 1
+        return kept
 
     def _make_room(
         self,
@@ -264,11 +273,12 @@ class _Made:
         explanation: Explanation,
         search: Search,
         ports: Ports,
-    ) -> None:
+    ) -> int:
+        """How many of the tasks have room that others make for them."""
         self._wait(tasks, explanation)
-        self._keep_claims(tasks)
+        made = self._keep_claims(tasks)
         if not self._rules.preempt:
-            return
+            return made
         for task in tasks:
             if task.claimed_node or task.towards:
                 continue
@@ -276,8 +286,10 @@ class _Made:
                 task, ports.booked, search.closed_rows(), exclusive=ports.exclusive
             )
             if found is None:
-                return
+                return made
+            made += 1
             self.preemptions.append(found)
+            self._quotas.use(task.task.namespace, task.template, 1)
             row = self.columns.frame.facts.index[found.node]
             search.count(row)
             ended = "it has" if len(found.victims) + len(found.leaving) == 1 else "they have"
@@ -287,6 +299,7 @@ class _Made:
                 reasons=explanation.reasons,
                 remark=f"takes the room of {names} on {found.node} once {ended} ended",
             )
+        return made
 
 
 class Search:

@@ -10,9 +10,16 @@ from dataclasses import dataclass
 from typing import Final
 
 from bayplan.model.errors import Conflict, InvalidSpec
+from bayplan.model.quota import QuotaSpec
 from bayplan.model.secret import Secret
 from bayplan.model.service import ServiceSpec
-from bayplan.model.validate import Problem, secret_references, validate, validate_secret
+from bayplan.model.validate import (
+    Problem,
+    secret_references,
+    validate,
+    validate_quota,
+    validate_secret,
+)
 from bayplan.wire._pb.bayplan.v1 import control_pb2 as control
 from controller.server.intent import (
     Desk,
@@ -23,6 +30,7 @@ from controller.server.intent import (
     delete_service,
     said,
 )
+from controller.server.quotas import apply_quota, tell
 from controller.server.views.secrets import secret_users
 from controller.store.base import Change, Changes, Delete, Kind, Require, Tables
 
@@ -31,9 +39,9 @@ SOURCE_MAX_BYTES: Final = 512 << 10
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """One document: a service's spec or a secret, and the text it came from."""
+    """One document: a service's spec, a secret or a quota, and the text it came from."""
 
-    subject: ServiceSpec | Secret
+    subject: ServiceSpec | Secret | QuotaSpec
     source: str = ""
 
     @property
@@ -50,16 +58,19 @@ def apply(
     told: list[control.Change] = []
     for document in documents:
         subject = document.subject
-        if isinstance(subject, Secret):
-            made, change = apply_secret(desk, vault, subject)
-        else:
-            made, change = apply_service(desk, subject, document.source)
+        match subject:
+            case Secret():
+                made, change = apply_secret(desk, vault, subject)
+            case QuotaSpec():
+                made, change = apply_quota(desk, subject, document.source)
+            case ServiceSpec():
+                made, change = apply_service(desk, subject, document.source)
         changes += made
         told.append(change)
     pruned = _prune(desk, documents, prune_namespaces)
     changes += pruned.changes
     required = _required_secrets(desk.tables, documents, changes)
-    return Outcome((*changes, *required), (*told, *pruned.said))
+    return tell(desk, Outcome((*changes, *required), (*told, *pruned.said)))
 
 
 def _check_documents(tables: Tables, documents: Sequence[Wanted]) -> None:
@@ -67,7 +78,8 @@ def _check_documents(tables: Tables, documents: Sequence[Wanted]) -> None:
     seen: set[tuple[str, tuple[str, str]]] = set()
     applied = {d.key: d.subject for d in documents if isinstance(d.subject, Secret)}
     for document in documents:
-        kind = "secret" if isinstance(document.subject, Secret) else "workload"
+        kind = _kind(document.subject)
+        kind = kind if kind in ("secret", "quota") else "workload"
         if (kind, document.key) in seen:
             problems.append(f"{document.key[1]} is there twice in namespace {document.key[0]}")
         seen.add((kind, document.key))
@@ -82,15 +94,29 @@ def _check_documents(tables: Tables, documents: Sequence[Wanted]) -> None:
 
 def _problems(document: Wanted) -> list[str]:
     subject = document.subject
-    found: list[Problem] = (
-        validate_secret(subject) if isinstance(subject, Secret) else validate(subject)
-    )
-    kind = "secret" if isinstance(subject, Secret) else str(subject.kind).lower()
+    match subject:
+        case Secret():
+            found: list[Problem] = validate_secret(subject)
+        case QuotaSpec():
+            found = validate_quota(subject)
+        case ServiceSpec():
+            found = validate(subject)
+    kind = _kind(subject)
     texts = []
     for problem in found:
         path = ".".join(map(str, problem.path))
         texts.append(f"{kind} {subject.name}: {path + ': ' if path else ''}{problem.message}")
     return texts
+
+
+def _kind(subject: ServiceSpec | Secret | QuotaSpec) -> str:
+    match subject:
+        case Secret():
+            return "secret"
+        case QuotaSpec():
+            return "quota"
+        case ServiceSpec():
+            return str(subject.kind).lower()
 
 
 def _missing_secrets(

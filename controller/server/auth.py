@@ -58,6 +58,7 @@ RULES: Final[Mapping[str, Rule]] = {
     CONTROL + "GetNode": _READ,
     CONTROL + "ListEvents": _READ,
     CONTROL + "ListSecrets": _READ,
+    CONTROL + "ListQuotas": _READ,
     CONTROL + "ListIdentities": _READ,
     CONTROL + "ListVersions": _READ,
     CONTROL + "Logs": Rule(Need.VIEWER),
@@ -84,6 +85,7 @@ RULES: Final[Mapping[str, Rule]] = {
     CONTROL + "Attach": Rule(Need.EXEC),
     CONTROL + "Exec": Rule(Need.EXEC),
     CONTROL + "Copy": Rule(Need.EXEC),
+    CONTROL + "DeleteQuota": _ADMIN,
     CONTROL + "RemoveNode": _ADMIN,
     CONTROL + "CreateToken": _ADMIN,
     CONTROL + "SetIdentity": _ADMIN,
@@ -118,6 +120,10 @@ class Caller:
     serial: str
     identity: Identity | None = None
     node: Node | None = None
+
+    def holds(self, need: Need) -> bool:
+        """By its role alone."""
+        return self.identity is not None and need in _HOLDS[self.identity.role]
 
     def __str__(self) -> str:
         if self.identity is None:

@@ -81,7 +81,9 @@ def _forward(
 
 def planning_desk(parts: Parts, tables: Tables) -> Desk:
     """What verbs decide from whose outcome is not written."""
-    return Desk(tables=tables, caller=CALLER.get().name, now=parts.now(), new_uid=_uids())
+    return Desk(
+        tables=tables, caller=CALLER.get().name, now=parts.now(), new_uid=_uids(), admin=True
+    )
 
 
 def _uids() -> Callable[[], str]:
@@ -114,7 +116,7 @@ def same_world(before: Tables, after: Tables) -> bool:
     """Whether a plan made at the one view is a plan at the other, without making it again."""
     return not any(
         True
-        for kind in ("services", "tasks", "nodes")
+        for kind in ("services", "tasks", "nodes", "quotas")
         for _ in changed(getattr(before, kind), getattr(after, kind))
     )
 

@@ -34,12 +34,13 @@ class Vault(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Desk:
-    """What every verb decides from."""
+    """What every verb decides from. `admin`: the caller has that role."""
 
     tables: Tables
     caller: str
     now: float
     new_uid: Callable[[], str]
+    admin: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 from bayplan.model.errors import Conflict, NotLeader
 from bayplan.model.service import PlacementPolicy
 from bayplan.wire._pb.bayplan.v1 import control_pb2 as control
-from controller.server.auth import CALLER
+from controller.server.auth import CALLER, Need
 from controller.server.edge import Leadership
 from controller.server.intent import Desk, Outcome, Vault
 from controller.server.trust import Trust
@@ -102,11 +102,17 @@ class Parts:
         """Decide and commit; where the world changed in between, decide again. When this
         returns, reads at this controller see the result. Raises what `decide` raises, Conflict
         after too many attempts, NotLeader, StoreUnavailable."""
-        caller = CALLER.get().name
+        caller = CALLER.get()
         for attempt in range(ATTEMPTS_MAX):
             guard = self.guard()
             tables = self.store.tables
-            desk = Desk(tables=tables, caller=caller, now=self.now(), new_uid=new_uid)
+            desk = Desk(
+                tables=tables,
+                caller=caller.name,
+                now=self.now(),
+                new_uid=new_uid,
+                admin=caller.holds(Need.ADMIN),
+            )
             outcome = decide(desk)
             if not outcome.changes:
                 return control.ChangeResponse(changes=outcome.said, revision=tables.revision)

@@ -19,6 +19,7 @@ from controller.server.auth import CALLER
 from controller.server.intent import find_service
 from controller.server.parts import Parts
 from controller.server.views.nodes import node_view
+from controller.server.views.quotas import quota_views
 from controller.server.views.secrets import secret_views
 from controller.server.views.services import service_view
 from controller.server.views.tasks import Index, present, task_view
@@ -207,6 +208,13 @@ class Reads(ControlServicer):
     ) -> control.ListSecretsResponse:
         found = secret_views(self._parts.store.tables, request.namespace)
         return control.ListSecretsResponse(secrets=found)
+
+    async def ListQuotas(
+        self, request: control.ListQuotasRequest, context: Any
+    ) -> control.ListQuotasResponse:
+        # All tasks are counted: beside the event loop.
+        found = await asyncio.to_thread(quota_views, self._parts.store.tables, request.namespace)
+        return control.ListQuotasResponse(quotas=found)
 
     async def ListIdentities(
         self, request: control.ListIdentitiesRequest, context: Any

@@ -12,6 +12,7 @@ from bayplan import pki
 from bayplan.model.errors import Conflict, InvalidSpec, NotFound
 from bayplan.model.identity import Role, TokenPurpose
 from bayplan.model.node import Taint
+from bayplan.model.quota import QuotaSpec
 from bayplan.model.secret import Secret
 from bayplan.model.service import ServiceSpec
 from bayplan.model.validate import REPLICAS_MAX
@@ -26,11 +27,12 @@ from controller.server import (
     intent,
     nodes,
     people,
+    quotas,
     rollouts,
     runs,
     supposing,
 )
-from controller.server.auth import CALLER
+from controller.server.auth import CALLER, Need
 from controller.server.intent import Desk, Outcome
 from controller.server.parts import Parts, new_uid
 from controller.server.trust import with_serial
@@ -48,6 +50,8 @@ def wanted(document: control.Document) -> applying.Wanted:
         case "secret":
             # What was typed holds the values: it is not kept.
             return applying.Wanted(from_pb(Secret, document.secret))
+        case "quota":
+            return applying.Wanted(from_pb(QuotaSpec, document.quota), document.source)
         case _:
             raise InvalidSpec("this controller does not know this kind of document")
 
@@ -115,7 +119,10 @@ class Writes(ControlServicer):
         if request.replicas > REPLICAS_MAX:
             raise InvalidSpec(f"a service has at most {REPLICAS_MAX} replicas")
         return await self._parts.commit(
-            lambda desk: intent.scale(desk, request.namespace, request.service, request.replicas)
+            lambda desk: quotas.tell(
+                desk,
+                intent.scale(desk, request.namespace, request.service, request.replicas),
+            )
         )
 
     async def Restart(
@@ -132,7 +139,9 @@ class Writes(ControlServicer):
 
     async def Start(self, request: control.ServiceRequest, context: Any) -> control.ChangeResponse:
         return await self._parts.commit(
-            lambda desk: intent.set_stopped(desk, request.namespace, request.service, False)
+            lambda desk: quotas.tell(
+                desk, intent.set_stopped(desk, request.namespace, request.service, False)
+            )
         )
 
     async def Rollback(
@@ -180,6 +189,13 @@ class Writes(ControlServicer):
             lambda desk: intent.delete_secret(desk, request.namespace, request.secret)
         )
 
+    async def DeleteQuota(
+        self, request: control.QuotaRequest, context: Any
+    ) -> control.ChangeResponse:
+        return await self._parts.commit(
+            lambda desk: quotas.delete_quota(desk, request.namespace, request.quota)
+        )
+
     async def Cordon(self, request: control.NodeRequest, context: Any) -> control.ChangeResponse:
         return await self._parts.commit(lambda desk: nodes.cordon(desk, request.node))
 
@@ -197,7 +213,14 @@ class Writes(ControlServicer):
     def _foretell(self, decide: Callable[[Desk], Outcome]) -> control.ChangeResponse:
         """What would be said, without a write."""
         tables = self._parts.store.tables
-        desk = Desk(tables=tables, caller=CALLER.get().name, now=self._parts.now(), new_uid=new_uid)
+        caller = CALLER.get()
+        desk = Desk(
+            tables=tables,
+            caller=caller.name,
+            now=self._parts.now(),
+            new_uid=new_uid,
+            admin=caller.holds(Need.ADMIN),
+        )
         return control.ChangeResponse(changes=decide(desk).said, revision=tables.revision)
 
     async def TaintNode(

@@ -18,6 +18,7 @@ from bayplan.model.errors import BayplanError
 from bayplan.model.event import Event
 from bayplan.model.identity import Cluster, Identity, JoinToken
 from bayplan.model.node import Node, NodeStatus
+from bayplan.model.quota import Quota
 from bayplan.model.secret import SealedSecret
 from bayplan.model.service import Rollout, Service, ServiceVersion, SlotMark
 from bayplan.model.task import Task, TaskStatus
@@ -44,6 +45,7 @@ CLASSES: dict[Kind, type[Any]] = {
     Kind.NODE: Node,
     Kind.NODE_STATUS: NodeStatus,
     Kind.SECRET: SealedSecret,
+    Kind.QUOTA: Quota,
     Kind.EVENT: Event,
     Kind.TOKEN: JoinToken,
     Kind.IDENTITY: Identity,

@@ -14,6 +14,7 @@ from controller.store.cache import changed
 from controller.tables import Tables
 from tests.simulation.budget import BudgetWatch
 from tests.simulation.host import ALLOCATABLE
+from tests.simulation.quotas import QuotaWatch
 from tests.simulation.wanted import wanted
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class Watch:
         self.uids: dict[str, str] = {}
         self.gone: set[str] = set()
         self.budgets = BudgetWatch()
+        self.quotas = QuotaWatch()
         self._known: set[str] = set()
         self._known_at = -1
 
@@ -56,6 +58,7 @@ class Watch:
                 slots[task.service, task.slot] += 1
                 if task.slot <= service.value.replicas:
                     live[task.service] += 1
+        self.quotas.check(tables)
         for node, amount in used.items():
             assert amount.fits_in(ALLOCATABLE), f"node {node} is overcommitted: {amount}"
         for slot, count in slots.items():

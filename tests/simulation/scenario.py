@@ -13,6 +13,7 @@ from controller.server.balancing import check_calm, order
 from controller.server.intent import Desk
 from controller.store.cache import changed
 from controller.tables import Tables
+from tests.simulation import quotas
 from tests.simulation.faults import recover, strike
 from tests.simulation.host import Host
 from tests.simulation.invariants import unsettled
@@ -40,6 +41,7 @@ def run(seed: int, *, talkative: bool = False) -> None:
     world.run(5.0)
     world.disturbed = True
     end = world.timeline.now + TURMOIL_S
+    quotas.disturb(world, TURMOIL_S)
     while world.timeline.now < end:
         strike(world, OPERATORS)
         world.run(world.rng.uniform(0.05, 3.0))
@@ -166,6 +168,7 @@ def _make_peace(world: World) -> None:
     """Everything that went wrong ends, and operators want what can be had."""
     world.say("=== peace")
     recover(world)
+    quotas.lift(world)
     world.change("wide", deleting=True)
     for name in SERVICES:
         world.change(name, stopped=False)

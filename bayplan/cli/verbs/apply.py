@@ -91,6 +91,7 @@ def documents_of(
     settings: Settings, names: Sequence[str], recursive: bool
 ) -> tuple[list[control_pb2.Document], list[str]]:
     """The documents of the files, and their namespaces. Raises SpecErrors."""
+    from bayplan.model.quota import QuotaSpec
     from bayplan.model.secret import Secret
     from bayplan.spec import load
     from bayplan.wire._pb.bayplan.v1 import control_pb2
@@ -100,8 +101,13 @@ def documents_of(
     documents = []
     for document in found:
         made = control_pb2.Document(source=document.source)
-        field = made.secret if isinstance(document.object, Secret) else made.service
-        field.CopyFrom(to_pb(document.object))
+        match document.object:
+            case Secret():
+                made.secret.CopyFrom(to_pb(document.object))
+            case QuotaSpec():
+                made.quota.CopyFrom(to_pb(document.object))
+            case _:
+                made.service.CopyFrom(to_pb(document.object))
         documents.append(made)
     return documents, sorted({d.object.namespace for d in found})
 
@@ -110,7 +116,7 @@ async def _in_parts(
     client: Client, request: control_pb2.ApplyRequest, deadline_s: float
 ) -> control_pb2.ApplyResponse:
     """Documents take effect together. More than one transaction holds are checked together, and
-    then take effect part by part, secrets first, what is pruned last."""
+    then take effect part by part, secrets and quotas first, what is pruned last."""
     from bayplan.wire._pb.bayplan.v1 import control_pb2
 
     if request.dry_run or len(request.documents) <= DOCUMENTS_MAX:
@@ -119,7 +125,7 @@ async def _in_parts(
     whole.documents.extend(request.documents)
     whole.prune_namespaces.extend(request.prune_namespaces if request.plan else ())
     await client.apply(whole, deadline_s=deadline_s)
-    documents = sorted(request.documents, key=lambda d: not d.HasField("secret"))
+    documents = sorted(request.documents, key=lambda d: d.HasField("service"))
     parts = [
         control_pb2.ApplyRequest(documents=documents[at : at + DOCUMENTS_MAX])
         for at in range(0, len(documents), DOCUMENTS_MAX)

@@ -19,15 +19,18 @@ POLL_S = 0.5
 
 
 @verb("delete")
-@click.argument("names", nargs=-1, metavar="NAME|secret/NAME...", shell_complete=complete_service)
+@click.argument(
+    "names", nargs=-1, metavar="NAME|secret/NAME|quota/NAME...", shell_complete=complete_service
+)
 @click.option("-f", "--file", "files", multiple=True, metavar="FILE", help="what the file names")
 @detach_option
 def command(
     settings: Settings, names: tuple[str, ...], files: tuple[str, ...], detach: bool
 ) -> None:
-    """Delete services, jobs, crons, daemons and secrets, and wait until their tasks are gone.
+    """Delete services, jobs, crons, daemons, secrets and quotas, and wait until tasks are gone.
 
-    secret/NAME is a secret, NAME one of the others. A secret that a service uses is not deleted.
+    secret/NAME is a secret, quota/NAME a quota, NAME one of the others. A secret that a service
+    uses is not deleted; quotas are the administrators' to delete.
     """
     targets = [_target(settings, name) for name in names]
     if files:
@@ -38,7 +41,7 @@ def command(
     if not targets:
         raise InvalidSpec("nothing to delete is named", hint="write bay delete NAME, or -f FILE")
     # Services first: a secret in use is not deleted.
-    targets.sort(key=lambda t: t[0] == "Secret")
+    targets.sort(key=lambda t: t[0] in ("Secret", "Quota"))
     settings.call(lambda client: _delete(client, settings, targets, detach), unbounded=True)
 
 
@@ -46,10 +49,12 @@ def _target(settings: Settings, name: str) -> tuple[str, str, str]:
     kind, slash, rest = name.rpartition("/")
     if not slash or kind.removesuffix("s") in ("service", "job", "cron", "daemon"):
         return "Service", settings.in_namespace(), rest
+    if kind in ("quota", "quotas"):
+        return "Quota", settings.in_namespace(), rest
     if kind in ("secret", "secrets"):
         return "Secret", settings.in_namespace(), rest
     raise InvalidSpec(
-        f'"{name}" names nothing that can be deleted', hint="write NAME or secret/NAME"
+        f'"{name}" names nothing that can be deleted', hint="write NAME, secret/NAME or quota/NAME"
     )
 
 
@@ -61,10 +66,12 @@ async def _delete(
         answer: Any
         if kind == "Secret":
             answer = await client.delete_secret(namespace, name)
+        elif kind == "Quota":
+            answer = await client.delete_quota(namespace, name)
         else:
             answer = await _delete_service(client, namespace, name)
         show_changes(settings, answer)
-        if kind != "Secret" and not detach:
+        if kind not in ("Secret", "Quota") and not detach:
             await _gone(client, settings, namespace, name, answer.revision, limit_s)
             if settings.output not in ("json", "yaml"):
                 print(f"{name}: deleted, none of its tasks is left")

@@ -1,4 +1,4 @@
-"""bay describe: everything about one service, task, node or secret."""
+"""bay describe: everything about one service, task, node, secret or quota."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bayplan.client import Client
 
 TASK_NAME = re.compile(r"(?P<service>[a-z0-9-]+)\.(?P<slot>[0-9]+)\.(?P<attempt>[0-9]+)")
-KINDS = ("service", "job", "cron", "daemon", "task", "node", "secret")
+KINDS = ("service", "job", "cron", "daemon", "task", "node", "secret", "quota")
 EVENTS_MAX = 10
 NAMES_MAX = 3
 
@@ -26,10 +26,10 @@ NAMES_MAX = 3
     "words", nargs=-1, required=True, metavar="[KIND] NAME", shell_complete=complete_service
 )
 def command(settings: Settings, words: tuple[str, ...]) -> None:
-    """All about a workload, task, node or secret: state, why tasks wait, events, the spec.
+    """All about a workload, task, node, secret or quota: state, why tasks wait, events, the spec.
 
-    KIND is service, job, cron, daemon, task, node or secret; without it NAME is a workload or, as
-    in web.1.2, a task.
+    KIND is service, job, cron, daemon, task, node, secret or quota; without it NAME is a workload
+    or, as in web.1.2, a task.
     """
     kind, name = kind_and_name(words)
     settings.call(lambda client: describe_by_name(client, settings, name, kind))
@@ -66,6 +66,9 @@ async def describe_by_name(client: Client, settings: Settings, name: str, kind: 
         return
     if kind == "secret":
         await _describe_secret(client, settings, name)
+        return
+    if kind == "quota":
+        await _describe_quota(client, settings, name)
         return
     task = TASK_NAME.fullmatch(name) if kind in ("", "task") else None
     if kind == "task" and task is None:
@@ -117,6 +120,20 @@ async def _describe_secret(client: Client, settings: Settings, name: str) -> Non
         ("Used by", ", ".join(view.used_by) or "no service"),
     ]
     render.show(fields(rows))
+
+
+async def _describe_quota(client: Client, settings: Settings, name: str) -> None:
+    from bayplan.cli import quotas, render
+    from bayplan.model.errors import NotFound
+
+    every = await client.list_quotas(settings.in_namespace())
+    found = [v for v in every if v.quota.name == name]
+    if not found:
+        raise NotFound(f'there is no quota "{name}"', hint="list them with bay get quotas")
+    if settings.output in ("json", "yaml"):
+        render.show_message(found[0], settings.output)
+    else:
+        render.show(quotas.describe(found[0], time.time()))
 
 
 def fields(rows: list[tuple[str, str]]) -> str:
@@ -304,7 +321,10 @@ def _next(view: Any) -> str:
     for task in view.tasks:
         if task.why and task.task.node and word(task.task, "desired") == "running":
             return f"bay logs {task_name(task.task)}{where}"
-    if any(word(t, "state") == "pending" for t in view.tasks):
+    pending = [t for t in view.tasks if word(t, "state") == "pending"]
+    if any(t.why.startswith("quota of namespace") for t in pending):
+        return f"bay get quotas{where}"
+    if pending:
         return "bay get nodes -o wide"
     return ""
 

@@ -17,14 +17,16 @@ if TYPE_CHECKING:
 
 RECONNECT_S = 1.0
 PATIENCE_S = 120.0
-KINDS = ("service", "task", "node", "secret", "identity", "token")
+KINDS = ("service", "task", "node", "secret", "quota", "identity", "token")
 WIDTHS = (7, 8, 24, 16, 5, 8)
 
 
 @verb("events")
 @click.argument("name", default="", metavar="[SERVICE|TASK|NODE]", shell_complete=complete_service)
 @click.option("-f", "--follow", is_flag=True, help="stay, and show what is new")
-@click.option("--kind", default="", metavar="KIND", help="only of service, task, node, secret, ...")
+@click.option(
+    "--kind", default="", metavar="KIND", help="only of service, task, node, secret, quota, ..."
+)
 @click.option("--since", metavar="TIME", help="10m ago, or 2026-01-31T12:00:00")
 def command(settings: Settings, name: str, follow: bool, kind: str, since: str | None) -> None:
     """What happened, why and how often, oldest first."""

@@ -15,13 +15,14 @@ from bayplan.model.errors import InvalidSpec, NotFound
 if TYPE_CHECKING:
     from bayplan.client import Client
 
-KINDS = ("services", "tasks", "nodes", "secrets", "events")
+KINDS = ("services", "tasks", "nodes", "secrets", "quotas", "events")
 _ALIASES = {
     "service": "services",
     "svc": "services",
     "task": "tasks",
     "node": "nodes",
     "secret": "secrets",
+    "quota": "quotas",
     "event": "events",
 }
 
@@ -34,7 +35,7 @@ _ALIASES = {
 def command(
     settings: Settings, kind: str, names: tuple[str, ...], node: str, history: bool
 ) -> None:
-    """List services (or tasks, nodes, secrets, events); all namespaces unless -n is given.
+    """List services (or tasks, nodes, secrets, quotas, events); all namespaces unless -n is given.
 
     `bay get web` is short for `bay get services web`; `-o spec` gives back what was applied.
     """
@@ -88,6 +89,12 @@ async def _get(
             found = _only("secret", found, names, lambda v: v.name)
             text = views.secrets(found, now)
             empty = "no secret; make one with bay secret set NAME KEY"
+        case "quotas":
+            from bayplan.cli.quotas import quotas
+
+            found = _only("quota", await client.list_quotas(namespace), names, _quota_name)
+            text = quotas(found, now)
+            empty = "no quota; an administrator makes one with bay apply FILE"
         case _:
             from bayplan.wire._pb.bayplan.v1 import control_pb2
 
@@ -102,6 +109,10 @@ async def _get(
     render.show(text if found else empty + "\n")
     if kind in ("services", "tasks", "nodes"):
         await tell_if_frozen(client)
+
+
+def _quota_name(view: Any) -> str:
+    return str(view.quota.name)
 
 
 def _only(
@@ -152,8 +163,13 @@ async def _specs(client: Client, settings: Settings, kind: str, names: tuple[str
     """YAML as it was typed; several documents with `---` between them."""
     from bayplan.cli import render
 
+    if kind == "quotas":
+        found = await client.list_quotas(settings.in_namespace())
+        found = _only("quota", found, names, _quota_name)
+        render.show("---\n".join(v.quota.source.rstrip("\n") + "\n" for v in found))
+        return
     if kind != "services":
-        raise InvalidSpec("-o spec is for services", hint="use -o yaml")
+        raise InvalidSpec("-o spec is for services and quotas", hint="use -o yaml")
     if not names:
         names = tuple(v.service.name for v in await client.list_services(settings.in_namespace()))
     sources = []

@@ -18,6 +18,7 @@ from bayplan.model.validate.policies import (
     check_workload,
 )
 from bayplan.model.validate.problems import REPLICAS_MAX, Path, Problem
+from bayplan.model.validate.quotas import validate_quota
 from bayplan.model.validate.secrets import (
     SECRET_BYTES_MAX,
     SECRET_VALUE_BYTES_MAX,
@@ -37,6 +38,7 @@ __all__ = [
     "SECRET_VALUE_BYTES_MAX",
     "secret_references",
     "validate",
+    "validate_quota",
     "validate_secret",
 ]
 

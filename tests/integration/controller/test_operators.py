@@ -117,6 +117,28 @@ async def test_secrets_never_come_back(running: Running) -> None:
     assert not [p for p in found if b"hunter2-hunter2" in p.read_bytes()]
 
 
+async def test_only_administrators_change_quotas(running: Running) -> None:
+    """Anybody sees them, an operator may apply one as it is already, and a plan is no change."""
+    credentials = await a_user(running, "otto", types_pb2.ROLE_OPERATOR)
+    source = "kind: Quota\nname: limit\nlimits: {tasks: 2}\n"
+    spec = types_pb2.QuotaSpec(namespace="quoted", name="limit", tasks=2)
+    quota = control.Document(quota=spec, source=source)
+    async with running.client(credentials) as operator, running.client() as admin:
+        for order in (applying(quota), applying(quota, dry_run=True)):
+            with pytest.raises(PermissionDenied, match="otto cannot set a quota: it needs the"):
+                await operator.apply(order)
+        made = await admin.apply(applying(quota))
+        assert [(c.kind, c.action) for c in made.changes] == [("Quota", "create")]
+        same = await operator.apply(applying(quota))
+        assert [c.action for c in same.changes] == ["unchanged"]
+        (view,) = await operator.list_quotas("quoted")
+        assert (view.quota.source, view.quota.updated_by, view.tasks_used) == (source, "admin", 0)
+        with pytest.raises(PermissionDenied, match="it needs the role admin"):
+            await operator.delete_quota("quoted", "limit")
+        await admin.delete_quota("quoted", "limit")
+        assert await operator.list_quotas() == []
+
+
 async def test_viewer_reads_and_cannot_apply(running: Running) -> None:
     """The refusal names who, what is missing and how to get it; a change of role holds at once."""
     credentials = await a_user(running, "vera", types_pb2.ROLE_VIEWER)

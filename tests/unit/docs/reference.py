@@ -31,6 +31,7 @@ _POLICIES: dict[str, Any] = {
 _IN_WORDS = {
     ("TaskFields", "namespace"): "`default`",
     ("SecretFields", "namespace"): "`default`",
+    ("QuotaFields", "namespace"): "`default`",
     ("ServiceFields", "replicas"): "as scaled, else 1",
     ("TaskFields", "command"): "the image's",
     ("TaskFields", "args"): "the image's",

@@ -60,6 +60,7 @@ class Fake(ControlServicer, PlanningServicer):
         self.stats: list[Any] = []
         self.node: Any = None
         self.secrets: list[Any] = []
+        self.quotas: list[Any] = []
         self.plan: Any = None
         self.explanation: Any = None
 
@@ -170,6 +171,14 @@ class Fake(ControlServicer, PlanningServicer):
     def ListSecrets(self, request: Any, context: Any) -> Any:
         self._ask("ListSecrets", request, context)
         return control.ListSecretsResponse(secrets=self.secrets)
+
+    def DeleteQuota(self, request: Any, context: Any) -> Any:
+        self._ask("DeleteQuota", request, context)
+        return control.ChangeResponse(changes=self.changes, revision=7)
+
+    def ListQuotas(self, request: Any, context: Any) -> Any:
+        self._ask("ListQuotas", request, context)
+        return control.ListQuotasResponse(quotas=self.quotas)
 
     def TaintNode(self, request: Any, context: Any) -> Any:
         self._ask("TaintNode", request, context)

@@ -13,6 +13,7 @@ import yaml
 
 from bayplan.cli import foresight, render
 from bayplan.model.node import NodeReport, NodeState, NodeStatus, Taint
+from bayplan.model.quota import Quota, QuotaSpec
 from bayplan.model.resources import Resources
 from bayplan.model.service import Placement, Portion, UpdatePolicy
 from bayplan.wire._pb.bayplan.v1 import planning_pb2 as planning
@@ -91,6 +92,25 @@ def waiting() -> planning.ExplainResponse:
     return explain(rig, "web")
 
 
+def with_a_quota() -> Rig:
+    rig = a_cluster()
+    limits = Resources(memory_bytes=3 * GIB)
+    quota = Quota(namespace="default", name="team", spec=QuotaSpec(name="team", limits=limits))
+    rig.put(Kind.QUOTA, ("default", "team"), quota)
+    return rig
+
+
+def over_a_quota() -> planning.PlanResponse:
+    return planned(with_a_quota(), spec(replicas=5))[1]
+
+
+def kept_by_a_quota() -> planning.ExplainResponse:
+    rig = with_a_quota()
+    rig.store.apply(outcome(rig, spec(replicas=5)).changes)
+    rig.settle()
+    return explain(rig, "web", left_out=0)
+
+
 SHOWN: list[tuple[str, Any]] = [
     ("plan-update", lambda: foresight.plan(an_update(), again="-f web.yaml -f big.yaml")),
     ("plan-canary", lambda: foresight.plan(a_canary())),
@@ -98,6 +118,8 @@ SHOWN: list[tuple[str, Any]] = [
     ("plan-yaml", lambda: render.dump(render.plain(an_update()), "yaml")),
     ("explain-placed", lambda: foresight.explanation(placed())),
     ("explain-waiting", lambda: foresight.explanation(waiting())),
+    ("plan-quota", lambda: foresight.plan(over_a_quota())),
+    ("explain-quota", lambda: foresight.explanation(kept_by_a_quota())),
     ("explain-json", lambda: render.dump(render.plain(waiting()), "json")),
 ]
 

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from bayplan.cli import render, views
+from bayplan.cli import quotas, render, views
 from bayplan.cli.verbs.describe import describe_service, describe_task
 from bayplan.cli.verbs.node import describe_node
 from bayplan.cli.verbs.rollout import rollout_status
 from bayplan.model.event import Event, Severity
 from bayplan.model.node import Device, Node, NodeCondition, NodeReport, NodeState, NodeStatus
+from bayplan.model.quota import Quota, QuotaSpec
 from bayplan.model.resources import Resources
 from bayplan.model.service import RolloutState
 from bayplan.model.task import Health, TaskState
@@ -143,6 +144,30 @@ def a_secret() -> control.SecretView:
     )  # fmt: skip
 
 
+def a_quota() -> control.QuotaView:
+    limits = Resources(cpu_millis=8000, memory_bytes=16 << 30)
+    spec = QuotaSpec(
+        namespace="shop", name="team", limits=limits, tasks=50, devices={"gpu": 2000, "npu": 500}
+    )
+    quota = Quota(
+        namespace="shop",
+        name="team",
+        spec=spec,
+        version=2,
+        source="kind: Quota\nname: team\n",
+        updated_at=NOW - 7200,
+        updated_by="ada",
+    )
+    used = Resources(cpu_millis=6500, memory_bytes=17 << 30, pids=900)
+    return control.QuotaView(
+        quota=to_pb(quota),
+        used=to_pb(used),
+        tasks_used=13,
+        devices_used={"gpu": 1500},
+        tasks_waiting=2,
+    )
+
+
 def some_changes() -> str:
     return views.changes(
         [
@@ -168,6 +193,8 @@ TEXTS = {
     "nodes": lambda: views.nodes([a_node()], NOW, wide=False),
     "nodes-wide": lambda: views.nodes([a_node()], NOW, wide=True),
     "secrets": lambda: views.secrets([a_secret()], NOW),
+    "quotas": lambda: quotas.quotas([a_quota()], NOW),
+    "describe-quota": lambda: quotas.describe(a_quota(), NOW),
     "events": lambda: views.events(stuck().events, NOW),
     "changes": some_changes,
     "describe-service": lambda: describe_service(stuck(), NOW),

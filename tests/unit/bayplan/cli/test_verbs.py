@@ -275,6 +275,39 @@ def test_delete_says_what_is_gone(cluster: Fake, bay: Bay) -> None:
     assert cluster.asked["DeleteSecret"].secret == "db"
 
 
+def test_quotas(cluster: Fake, bay: Bay, tmp_path: Path) -> None:
+    """Applied, listed, described, given back as typed, deleted; a name that is none is told."""
+    source = (
+        "kind: Quota # ours\nname: team\nnamespace: prod\nlimits: {tasks: 9, devices: {gpu: 2}}\n"
+    )
+    (tmp_path / "quota.yaml").write_text(source)
+    cluster.changes = [control.Change(kind="Quota", namespace="prod", name="team", action="create")]
+    code, out, err = bay("apply", str(tmp_path / "quota.yaml"))
+    assert (code, out, err) == (0, "+ Quota prod/team create\n", "")
+    (document,) = cluster.asked["Apply"].documents
+    assert (document.quota.tasks, document.quota.devices, document.source) == (
+        9,
+        {"gpu": 2000},
+        source,
+    )
+    view = control.QuotaView(tasks_used=4)
+    view.quota.namespace, view.quota.name, view.quota.source = "prod", "team", source
+    view.quota.spec.CopyFrom(document.quota)
+    cluster.quotas = [view]
+    assert "4/9" in bay("get", "quotas")[1]
+    assert bay("get", "quotas", "team", "-n", "prod", "-o", "spec")[1] == source
+    assert json.loads(bay("get", "quota", "-o", "json")[1])[0]["tasks_used"] == 4
+    assert bay("get", "quotas", "tea")[::2] == (
+        3,
+        'bay: there is no quota "tea"; did you mean "team"?\n',
+    )
+    assert "tasks       4 of 9 used\n" in bay("describe", "quota", "team", "-n", "prod")[1]
+    assert bay("describe", "quota/tea", "-n", "prod")[0] == 3
+    cluster.changes = [control.Change(kind="Quota", namespace="prod", name="team", action="delete")]
+    assert bay("delete", "quota/team", "-n", "prod")[:2] == (0, "- Quota prod/team delete\n")
+    assert cluster.asked["DeleteQuota"].quota == "team"
+
+
 def test_events_of_a_kind_there_is_not(bay: Bay) -> None:
     """Refused before anybody is asked."""
     code, _, err = bay("events", "--kind", "servicee")

@@ -346,7 +346,7 @@ YAML_ERRORS = [
     ("just words", "web.yaml:1: document 1: is no object; write kind: Service, name: … and so on"),
     (
         "name: x",
-        "web.yaml:1: document 1: kind: is missing; write kind: Service, Job, Cron, Daemon or Secret",
+        "web.yaml:1: document 1: kind: is missing; write kind: Service, Job, Cron, Daemon, Secret or Quota",
     ),
     ("Kind: Service", 'web.yaml:1: document 1: kind: is missing; did you mean "kind" by "Kind"?'),
     (
@@ -355,11 +355,11 @@ YAML_ERRORS = [
     ),
     (
         "kind: Pod",
-        'web.yaml:1: document 1: kind: "Pod" is not a kind of object; write Service, Job, Cron, Daemon or Secret',
+        'web.yaml:1: document 1: kind: "Pod" is not a kind of object; write Service, Job, Cron, Daemon, Secret or Quota',
     ),
     (
         "kind:",
-        "web.yaml:1: document 1: kind: has no value; write Service, Job, Cron, Daemon or Secret",
+        "web.yaml:1: document 1: kind: has no value; write Service, Job, Cron, Daemon, Secret or Quota",
     ),
 ]
 

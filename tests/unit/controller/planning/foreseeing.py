@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from bayplan.model.quota import QuotaSpec
 from bayplan.model.resources import Resources
 from bayplan.model.service import PlacementPolicy, Service, ServiceSpec, TaskTemplate, UpdatePolicy
 from bayplan.pki import KeyEncryptionKey
@@ -28,10 +29,16 @@ def spec(
     return ServiceSpec(name=name, template=made, update=update, **{"replicas": 3, **more})
 
 
-def outcome(rig: Rig, *specs: ServiceSpec, prune: tuple[str, ...] = ()) -> Outcome:
+def outcome(rig: Rig, *specs: ServiceSpec | QuotaSpec, prune: tuple[str, ...] = ()) -> Outcome:
     """What the controller would write."""
     uids = iter(f"uid-{s.name}-{rig.store.tables.revision}" for s in specs)
-    desk = Desk(tables=rig.store.tables, caller="ada", now=rig.now, new_uid=lambda: next(uids))
+    desk = Desk(
+        tables=rig.store.tables,
+        caller="ada",
+        now=rig.now,
+        new_uid=lambda: next(uids),
+        admin=True,
+    )
     return applying.apply(desk, VAULT, [applying.Wanted(s) for s in specs], prune)
 
 
@@ -42,12 +49,12 @@ def apply(rig: Rig, *specs: ServiceSpec) -> Service:
     return rig.store.tables.services["default", specs[0].name].value
 
 
-def course(rig: Rig, *specs: ServiceSpec, limits: Limits | None = None) -> Course:
+def course(rig: Rig, *specs: ServiceSpec | QuotaSpec, limits: Limits | None = None) -> Course:
     changes = outcome(rig, *specs).changes
     return run(rig.store.tables, rig.now, changes, seed=SEED, limits=limits)
 
 
-def planned(rig: Rig, *specs: ServiceSpec) -> tuple[PlanId, planning.PlanResponse]:
+def planned(rig: Rig, *specs: ServiceSpec | QuotaSpec) -> tuple[PlanId, planning.PlanResponse]:
     made = outcome(rig, *specs)
     tables: Tables = rig.store.tables
     found = run(tables, rig.now, made.changes, seed=SEED)

@@ -552,6 +552,97 @@ class ListSecretsResponse(message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
+class ListQuotasRequest(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    def __init__(
+        self,
+        *,
+        namespace: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["namespace", b"namespace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class QuotaView(message.Message):
+    """`used`, `tasks_used` and `devices_used`: what the tasks of the namespace hold, all of them, those
+    that end among them until that was seen. `tasks_waiting`: those without a node.
+    """
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    @typing.final
+    class DevicesUsedEntry(message.Message):
+        DESCRIPTOR: descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.int
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    QUOTA_FIELD_NUMBER: builtins.int
+    USED_FIELD_NUMBER: builtins.int
+    TASKS_USED_FIELD_NUMBER: builtins.int
+    DEVICES_USED_FIELD_NUMBER: builtins.int
+    TASKS_WAITING_FIELD_NUMBER: builtins.int
+    tasks_used: builtins.int
+    tasks_waiting: builtins.int
+    @builtins.property
+    def quota(self) -> types_pb2.Quota: ...
+    @builtins.property
+    def used(self) -> types_pb2.Resources: ...
+    @builtins.property
+    def devices_used(self) -> containers.ScalarMap[builtins.str, builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        quota: types_pb2.Quota | None = ...,
+        used: types_pb2.Resources | None = ...,
+        tasks_used: builtins.int = ...,
+        devices_used: abc.Mapping[builtins.str, builtins.int] | None = ...,
+        tasks_waiting: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["quota", b"quota", "used", b"used"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["devices_used", b"devices_used", "quota", b"quota", "tasks_used", b"tasks_used", "tasks_waiting", b"tasks_waiting", "used", b"used"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListQuotasResponse(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    QUOTAS_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def quotas(self) -> containers.RepeatedCompositeFieldContainer[QuotaView]: ...
+    def __init__(
+        self,
+        *,
+        quotas: abc.Iterable[QuotaView] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["quotas", b"quotas"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
 class ListIdentitiesRequest(message.Message):
     DESCRIPTOR: descriptor.Descriptor
 
@@ -608,31 +699,35 @@ class Document(message.Message):
 
     SERVICE_FIELD_NUMBER: builtins.int
     SECRET_FIELD_NUMBER: builtins.int
+    QUOTA_FIELD_NUMBER: builtins.int
     SOURCE_FIELD_NUMBER: builtins.int
     source: builtins.str
     @builtins.property
     def service(self) -> types_pb2.ServiceSpec: ...
     @builtins.property
     def secret(self) -> types_pb2.Secret: ...
+    @builtins.property
+    def quota(self) -> types_pb2.QuotaSpec: ...
     def __init__(
         self,
         *,
         service: types_pb2.ServiceSpec | None = ...,
         secret: types_pb2.Secret | None = ...,
+        quota: types_pb2.QuotaSpec | None = ...,
         source: builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["object", b"object", "secret", b"secret", "service", b"service"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["object", b"object", "quota", b"quota", "secret", b"secret", "service", b"service"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["object", b"object", "secret", b"secret", "service", b"service", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["object", b"object", "quota", b"quota", "secret", b"secret", "service", b"service", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_object: _TypeAlias = typing.Literal["service", "secret"]  # noqa: Y015
+    _WhichOneofReturnType_object: _TypeAlias = typing.Literal["service", "secret", "quota"]  # noqa: Y015
     _WhichOneofArgType_object: _TypeAlias = typing.Literal["object", b"object"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_object) -> _WhichOneofReturnType_object | None: ...
 
 @typing.final
 class ApplyRequest(message.Message):
     """All documents, or none, take effect. `prune_namespaces`: services and secrets there that the
-    documents do not name are deleted.
+    documents do not name are deleted; quotas stay.
     """
 
     DESCRIPTOR: descriptor.Descriptor
@@ -903,6 +998,26 @@ class RollbackRequest(message.Message):
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = typing.Literal["generation", b"generation", "namespace", b"namespace", "service", b"service"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class QuotaRequest(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    QUOTA_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    quota: builtins.str
+    def __init__(
+        self,
+        *,
+        namespace: builtins.str = ...,
+        quota: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["namespace", b"namespace", "quota", b"quota"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -82,6 +82,11 @@ class ControlStub:
                 request_serializer=bayplan_dot_v1_dot_control__pb2.ListSecretsRequest.SerializeToString,
                 response_deserializer=bayplan_dot_v1_dot_control__pb2.ListSecretsResponse.FromString,
                 _registered_method=True)
+        self.ListQuotas = channel.unary_unary(
+                '/bayplan.v1.Control/ListQuotas',
+                request_serializer=bayplan_dot_v1_dot_control__pb2.ListQuotasRequest.SerializeToString,
+                response_deserializer=bayplan_dot_v1_dot_control__pb2.ListQuotasResponse.FromString,
+                _registered_method=True)
         self.ListIdentities = channel.unary_unary(
                 '/bayplan.v1.Control/ListIdentities',
                 request_serializer=bayplan_dot_v1_dot_control__pb2.ListIdentitiesRequest.SerializeToString,
@@ -212,6 +217,11 @@ class ControlStub:
                 request_serializer=bayplan_dot_v1_dot_dispatcher__pb2.CopyInput.SerializeToString,
                 response_deserializer=bayplan_dot_v1_dot_dispatcher__pb2.CopyOutput.FromString,
                 _registered_method=True)
+        self.DeleteQuota = channel.unary_unary(
+                '/bayplan.v1.Control/DeleteQuota',
+                request_serializer=bayplan_dot_v1_dot_control__pb2.QuotaRequest.SerializeToString,
+                response_deserializer=bayplan_dot_v1_dot_control__pb2.ChangeResponse.FromString,
+                _registered_method=True)
         self.RemoveNode = channel.unary_unary(
                 '/bayplan.v1.Control/RemoveNode',
                 request_serializer=bayplan_dot_v1_dot_control__pb2.NodeRequest.SerializeToString,
@@ -293,6 +303,12 @@ class ControlServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListSecrets(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListQuotas(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -459,9 +475,16 @@ class ControlServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def RemoveNode(self, request, context):
+    def DeleteQuota(self, request, context):
         """admin
+        So is an Apply that changes a quota.
         """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveNode(self, request, context):
+        """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -538,6 +561,11 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.ListSecrets,
                     request_deserializer=bayplan_dot_v1_dot_control__pb2.ListSecretsRequest.FromString,
                     response_serializer=bayplan_dot_v1_dot_control__pb2.ListSecretsResponse.SerializeToString,
+            ),
+            'ListQuotas': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListQuotas,
+                    request_deserializer=bayplan_dot_v1_dot_control__pb2.ListQuotasRequest.FromString,
+                    response_serializer=bayplan_dot_v1_dot_control__pb2.ListQuotasResponse.SerializeToString,
             ),
             'ListIdentities': grpc.unary_unary_rpc_method_handler(
                     servicer.ListIdentities,
@@ -668,6 +696,11 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.Copy,
                     request_deserializer=bayplan_dot_v1_dot_dispatcher__pb2.CopyInput.FromString,
                     response_serializer=bayplan_dot_v1_dot_dispatcher__pb2.CopyOutput.SerializeToString,
+            ),
+            'DeleteQuota': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteQuota,
+                    request_deserializer=bayplan_dot_v1_dot_control__pb2.QuotaRequest.FromString,
+                    response_serializer=bayplan_dot_v1_dot_control__pb2.ChangeResponse.SerializeToString,
             ),
             'RemoveNode': grpc.unary_unary_rpc_method_handler(
                     servicer.RemoveNode,
@@ -938,6 +971,33 @@ class Control:
             '/bayplan.v1.Control/ListSecrets',
             bayplan_dot_v1_dot_control__pb2.ListSecretsRequest.SerializeToString,
             bayplan_dot_v1_dot_control__pb2.ListSecretsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListQuotas(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bayplan.v1.Control/ListQuotas',
+            bayplan_dot_v1_dot_control__pb2.ListQuotasRequest.SerializeToString,
+            bayplan_dot_v1_dot_control__pb2.ListQuotasResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -1640,6 +1700,33 @@ class Control:
             '/bayplan.v1.Control/Copy',
             bayplan_dot_v1_dot_dispatcher__pb2.CopyInput.SerializeToString,
             bayplan_dot_v1_dot_dispatcher__pb2.CopyOutput.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteQuota(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bayplan.v1.Control/DeleteQuota',
+            bayplan_dot_v1_dot_control__pb2.QuotaRequest.SerializeToString,
+            bayplan_dot_v1_dot_control__pb2.ChangeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -49,6 +49,7 @@ class ControlStub:
     GetNode: _grpc.UnaryUnaryMultiCallable[_control_pb2.GetNodeRequest, _control_pb2.NodeView]
     ListEvents: _grpc.UnaryStreamMultiCallable[_control_pb2.ListEventsRequest, _types_pb2.Event]
     ListSecrets: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListSecretsRequest, _control_pb2.ListSecretsResponse]
+    ListQuotas: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListQuotasRequest, _control_pb2.ListQuotasResponse]
     ListIdentities: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListIdentitiesRequest, _control_pb2.ListIdentitiesResponse]
     Logs: _grpc.UnaryStreamMultiCallable[_dispatcher_pb2.LogsRequest, _dispatcher_pb2.LogLine]
     Top: _grpc.UnaryStreamMultiCallable[_control_pb2.TopRequest, _dispatcher_pb2.StatsBatch]
@@ -80,8 +81,11 @@ class ControlStub:
     Attach: _grpc.StreamStreamMultiCallable[_dispatcher_pb2.ExecInput, _dispatcher_pb2.ExecOutput]
     """The first input is `attach`."""
     Copy: _grpc.StreamStreamMultiCallable[_dispatcher_pb2.CopyInput, _dispatcher_pb2.CopyOutput]
+    DeleteQuota: _grpc.UnaryUnaryMultiCallable[_control_pb2.QuotaRequest, _control_pb2.ChangeResponse]
+    """admin
+    So is an Apply that changes a quota.
+    """
     RemoveNode: _grpc.UnaryUnaryMultiCallable[_control_pb2.NodeRequest, _control_pb2.ChangeResponse]
-    """admin"""
     CreateToken: _grpc.UnaryUnaryMultiCallable[_control_pb2.CreateTokenRequest, _control_pb2.CreateTokenResponse]
     SetIdentity: _grpc.UnaryUnaryMultiCallable[_control_pb2.SetIdentityRequest, _control_pb2.ChangeResponse]
     RemoveIdentity: _grpc.UnaryUnaryMultiCallable[_control_pb2.IdentityRequest, _control_pb2.ChangeResponse]
@@ -102,6 +106,7 @@ class ControlAsyncStub(ControlStub):
     GetNode: _aio.UnaryUnaryMultiCallable[_control_pb2.GetNodeRequest, _control_pb2.NodeView]  # type: ignore[assignment]
     ListEvents: _aio.UnaryStreamMultiCallable[_control_pb2.ListEventsRequest, _types_pb2.Event]  # type: ignore[assignment]
     ListSecrets: _aio.UnaryUnaryMultiCallable[_control_pb2.ListSecretsRequest, _control_pb2.ListSecretsResponse]  # type: ignore[assignment]
+    ListQuotas: _aio.UnaryUnaryMultiCallable[_control_pb2.ListQuotasRequest, _control_pb2.ListQuotasResponse]  # type: ignore[assignment]
     ListIdentities: _aio.UnaryUnaryMultiCallable[_control_pb2.ListIdentitiesRequest, _control_pb2.ListIdentitiesResponse]  # type: ignore[assignment]
     Logs: _aio.UnaryStreamMultiCallable[_dispatcher_pb2.LogsRequest, _dispatcher_pb2.LogLine]  # type: ignore[assignment]
     Top: _aio.UnaryStreamMultiCallable[_control_pb2.TopRequest, _dispatcher_pb2.StatsBatch]  # type: ignore[assignment]
@@ -133,8 +138,11 @@ class ControlAsyncStub(ControlStub):
     Attach: _aio.StreamStreamMultiCallable[_dispatcher_pb2.ExecInput, _dispatcher_pb2.ExecOutput]  # type: ignore[assignment]
     """The first input is `attach`."""
     Copy: _aio.StreamStreamMultiCallable[_dispatcher_pb2.CopyInput, _dispatcher_pb2.CopyOutput]  # type: ignore[assignment]
+    DeleteQuota: _aio.UnaryUnaryMultiCallable[_control_pb2.QuotaRequest, _control_pb2.ChangeResponse]  # type: ignore[assignment]
+    """admin
+    So is an Apply that changes a quota.
+    """
     RemoveNode: _aio.UnaryUnaryMultiCallable[_control_pb2.NodeRequest, _control_pb2.ChangeResponse]  # type: ignore[assignment]
-    """admin"""
     CreateToken: _aio.UnaryUnaryMultiCallable[_control_pb2.CreateTokenRequest, _control_pb2.CreateTokenResponse]  # type: ignore[assignment]
     SetIdentity: _aio.UnaryUnaryMultiCallable[_control_pb2.SetIdentityRequest, _control_pb2.ChangeResponse]  # type: ignore[assignment]
     RemoveIdentity: _aio.UnaryUnaryMultiCallable[_control_pb2.IdentityRequest, _control_pb2.ChangeResponse]  # type: ignore[assignment]
@@ -206,6 +214,13 @@ class ControlServicer(metaclass=_abc_1.ABCMeta):
         request: _control_pb2.ListSecretsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.ListSecretsResponse, _abc.Awaitable[_control_pb2.ListSecretsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ListQuotas(
+        self,
+        request: _control_pb2.ListQuotasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.ListQuotasResponse, _abc.Awaitable[_control_pb2.ListQuotasResponse]]: ...
 
     @_abc_1.abstractmethod
     def ListIdentities(
@@ -395,12 +410,21 @@ class ControlServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_dispatcher_pb2.CopyOutput], _abc.AsyncIterator[_dispatcher_pb2.CopyOutput]]: ...
 
     @_abc_1.abstractmethod
+    def DeleteQuota(
+        self,
+        request: _control_pb2.QuotaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.ChangeResponse, _abc.Awaitable[_control_pb2.ChangeResponse]]:
+        """admin
+        So is an Apply that changes a quota.
+        """
+
+    @_abc_1.abstractmethod
     def RemoveNode(
         self,
         request: _control_pb2.NodeRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_control_pb2.ChangeResponse, _abc.Awaitable[_control_pb2.ChangeResponse]]:
-        """admin"""
+    ) -> _typing.Union[_control_pb2.ChangeResponse, _abc.Awaitable[_control_pb2.ChangeResponse]]: ...
 
     @_abc_1.abstractmethod
     def CreateToken(
