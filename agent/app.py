@@ -37,6 +37,7 @@ from agent.shims import Adopted, Attachment, ExecSession, Shims, State
 from agent.volumes import Volumes
 from bayplan.clock import HostClock
 from bayplan.https import HttpsServer, client_context, server_context
+from bayplan.log import LINES
 from bayplan.model.assignment import Assignment
 from bayplan.model.errors import Conflict, Unavailable
 from bayplan.model.event import Event, Severity
@@ -504,6 +505,7 @@ class Agent:
             sessions_begun=self._sessions_begun,
             zygote_up=self._shims.zygote_pid > 0,
             zygote_restarts=self._zygote_restarts,
+            log_lines_lost=LINES.lost,
             version=self._version,
         )
 

@@ -46,6 +46,7 @@ class Snapshot:
     sessions_begun: int
     zygote_up: bool
     zygote_restarts: int
+    log_lines_lost: int
     version: str
 
 
@@ -98,6 +99,11 @@ def _agent(snapshot: Snapshot) -> Iterator[Metric]:
     restarts = CounterMetricFamily("bayplan_agent_zygote_restarts", "Zygotes that were replaced.")
     restarts.add_metric((), snapshot.zygote_restarts)
     yield restarts
+    yield CounterMetricFamily(
+        "bayplan_agent_log_lines_lost",
+        "Log lines of the agent that could not be written.",
+        value=snapshot.log_lines_lost,
+    )
     yield _gauge("bayplan_agent_images", "Images on the host.", snapshot.images)
     states = GaugeMetricFamily("bayplan_agent_tasks", "Tasks by state.", labels=("state",))
     for state in TaskState:

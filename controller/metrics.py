@@ -3,14 +3,29 @@ namespaces, which administrators choose; never other names."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+
+from bayplan.log import LINES
 
 _COMMIT_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+
+
+class _LostLines(Collector):
+    def collect(self) -> Iterator[Metric]:
+        """What prometheus_client's registry calls."""
+        yield CounterMetricFamily(
+            "bayplan_controller_log_lines_lost",
+            "Log lines that could not be written.",
+            value=LINES.lost,
+        )
 
 
 class Metrics:
@@ -42,6 +57,7 @@ class Metrics:
             "How late the event loop was at its last measurement.",
             registry=registry,
         )
+        registry.register(_LostLines())
 
     def _store(self, registry: CollectorRegistry) -> None:
         """What is decided and written."""

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +26,11 @@ START_S = 30.0
 class Running:
     """One controller with its state in a directory of the test's."""
 
-    def __init__(self, directory: Path, *flags: str, name: str = "test") -> None:
+    def __init__(
+        self, directory: Path, *flags: str, name: str = "test", log: Path | None = None
+    ) -> None:
         self.state = directory / "state"
-        self._log = directory / "controller.log"
+        self._log = log or directory / "controller.log"
         self._flags = (f"--name={name}", *flags)
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -55,7 +60,7 @@ class Running:
             time.sleep(0.02)
 
     def log(self) -> str:
-        return self._log.read_text()
+        return self._log.read_text() if self._log.is_file() else ""
 
     @property
     def addresses(self) -> dict[str, str]:
@@ -100,6 +105,18 @@ class Running:
                 os.kill(pid, signal.SIGKILL)
         except (OSError, ValueError):
             return
+
+
+def fetch(running: Running, path: str, directory: Path) -> tuple[int, bytes]:
+    """Status and body of the web face, asked with the certificate of the directory."""
+    context = ssl.create_default_context(cafile=str(directory / "ca.pem"))
+    context.load_cert_chain(directory / "cert.pem", directory / "key.pem")
+    url = f"https://{running.addresses['web']}{path}"
+    try:
+        with urllib.request.urlopen(url, context=context, timeout=10) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
 
 
 def a_service(name: str = "web", *, image: str = "web:1", replicas: int | None = 2) -> Any:

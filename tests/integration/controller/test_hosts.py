@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import ssl
 import subprocess
-import urllib.error
-import urllib.request
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +30,7 @@ from tests.integration.controller.running import (
     a_service,
     a_user,
     applying,
+    fetch,
 )
 
 
@@ -371,17 +369,6 @@ async def test_cordon_drain_label(running: Running) -> None:
         view = await client.get_node("set")
         assert not view.node.cordoned
         assert not view.node.draining
-
-
-def fetch(running: Running, path: str, directory: Path) -> tuple[int, bytes]:
-    context = ssl.create_default_context(cafile=str(directory / "ca.pem"))
-    context.load_cert_chain(directory / "cert.pem", directory / "key.pem")
-    url = f"https://{running.addresses['web']}{path}"
-    try:
-        with urllib.request.urlopen(url, context=context, timeout=10) as answer:
-            return answer.status, answer.read()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read()
 
 
 async def test_web_face(running: Running, tmp_path: Path) -> None:

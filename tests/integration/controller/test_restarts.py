@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.controller.agents import Host
-from tests.integration.controller.running import Running, a_node, a_service, applying
+from tests.integration.controller.running import Running, a_node, a_service, applying, fetch
 
 
 async def test_kill_keeps_everything(own: Running) -> None:
@@ -113,3 +114,20 @@ def test_a_port_in_use_is_one_sentence(own: Running, tmp_path: Path) -> None:
         other.start()
     other.clean()
     assert f"cannot listen on {own.addresses['control']} (--listen)" in str(failed.value)
+
+
+async def test_a_log_on_a_full_disk_ends_nobody(tmp_path: Path) -> None:
+    """No line can be written: the controller starts, serves, counts the lines and stops with 0."""
+    running = Running(tmp_path, log=Path("/dev/full"))
+    try:
+        running.start()
+        async with running.client() as client:
+            await client.apply(applying(a_service("unheard")))
+            assert (await client.get_service("default", "unheard")).service.spec.name == "unheard"
+        status, body = await asyncio.to_thread(fetch, running, "/metrics", running.state / "admin")
+        assert status == 200
+        (lost,) = re.findall(rb"^bayplan_controller_log_lines_lost_total (.*)$", body, re.MULTILINE)
+        assert float(lost) > 0
+        assert running.terminate()[0] == 0
+    finally:
+        running.clean()

@@ -298,9 +298,9 @@ class Machine:
     def inside(self, command: str) -> str:
         return sh(f"nsenter --net=/proc/{self._holder.pid}/ns/net sh -c '{command}'")
 
-    def start(self, *flags: str) -> int:
+    def start(self, *flags: str, log: Path | None = None) -> int:
         """The agent's pid."""
-        with self.log.open("ab") as log:
+        with (log or self.log).open("ab") as log_file:
             self._process = subprocess.Popen(
                 [
                     "nsenter", f"--net=/proc/{self._holder.pid}/ns/net",
@@ -308,7 +308,7 @@ class Machine:
                     "--state-dir", str(self.state), "--cgroup-root", CGROUP,
                     "--bridge", BRIDGE, *flags,
                 ],
-                stdout=log, stderr=log,
+                stdout=log_file, stderr=log_file,
             )  # fmt: skip
         return self._process.pid
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -317,14 +318,15 @@ def _running(state: Path) -> bool:
 async def test_metrics_are_for_operators_and_pass_promtool(
     controller: Controller, machine: Machine, tmp_path: Path
 ) -> None:
-    """Mutual TLS; a node may not read another node's, a revoked operator nobody's."""
+    """Mutual TLS; a node may not read another node's, a revoked operator nobody's. The log is a
+    full disk meanwhile: the agent goes on without it and counts what is lost."""
     good, revoked, node = (
         pki.make_credentials(controller.authority, kind, "p")
         for kind in (pki.Holder.OPERATOR, pki.Holder.OPERATOR, pki.Holder.NODE)
     )
     controller.operators = [pki.peer_identity(good.certificate_pem).serial_hex]
     controller.assignments["t1"] = an_assignment()
-    machine.start("--metrics-listen", "0.0.0.0:19443")
+    machine.start("--metrics-listen", "0.0.0.0:19443", log=Path("/dev/full"))
     await controller.until_state("t1", "running")
 
     def scrape(made: pki.Credentials) -> str:
@@ -336,6 +338,7 @@ async def test_metrics_are_for_operators_and_pass_promtool(
     assert f"bayplan_task_running{labels} 1.0" in text
     assert f"bayplan_task_pids{labels} 1.0" in text
     assert "bayplan_agent_session_connected 1.0" in text
+    assert re.search(r"^bayplan_agent_log_lines_lost_total [1-9]", text, re.MULTILINE)
     for other in (node, revoked):
         assert "operators and controllers" in await asyncio.to_thread(scrape, other)
     checked = subprocess.run(
