@@ -210,9 +210,9 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-async def eventually(reached: Callable[[], Any], limit_s: float) -> float:
+async def eventually(reached: Callable[[], Any], limit_s: float, pause_s: float = POLL_S) -> float:
     """When an awaited answer was first true (time.perf_counter). Raises TimeoutError."""
     async with asyncio.timeout(limit_s):
         while not await reached():
-            await asyncio.sleep(POLL_S)
+            await asyncio.sleep(pause_s)
     return time.perf_counter()

@@ -17,13 +17,15 @@ from controller.tables import Key, Stored, Tables
 @dataclass(slots=True)
 class Delta:
     """What a step has to look at again. `freed`: resources of some node may have become free.
-    `membership`: a node, its labels, orders or state changed."""
+    `membership`: a node, its labels, orders or state changed. `tasks`: by node, those of which it
+    may have to be told something else, apart from `secrets`."""
 
     services: set[Key] = field(default_factory=set)
     nodes: set[str] = field(default_factory=set)
     secrets: set[Key] = field(default_factory=set)
     freed: bool = False
     membership: bool = False
+    tasks: dict[str, set[Key]] = field(default_factory=lambda: defaultdict(set))
 
 
 class Index:
@@ -53,6 +55,7 @@ class Index:
                 owner = (key[0], found.value.service)
                 _keep(self.versions_of, owner, key, present=version is not None)
                 delta.services.add(owner)
+                self._all_tasks(owner, delta)
         for key, was_mark, mark in changed(old.slots, tables.slots):
             held = mark or was_mark
             if held is not None:
@@ -90,8 +93,17 @@ class Index:
             delta.services.add(key)
             was = before.value.live_hashes if before is not None else ()
             if was != (after.value.live_hashes if after is not None else ()):
-                tasks = (tables.tasks.get(k) for k in self.tasks_of.get(key, ()))
-                delta.nodes.update(t.value.node for t in tasks if t is not None and t.value.node)
+                delta.nodes.update(self._all_tasks(key, delta))
+
+    def _all_tasks(self, owner: Key, delta: Delta) -> set[str]:
+        """All tasks of the service may differ; the nodes they are on."""
+        nodes = set()
+        for key in self.tasks_of.get(owner, ()):
+            stored = self.tables.tasks.get(key)
+            if stored is not None and stored.value.node:
+                delta.tasks[stored.value.node].add(key)
+                nodes.add(stored.value.node)
+        return nodes
 
     def _workload(self, key: Key, stored: Stored[Service] | None, *, present: bool) -> None:
         """Owner and kind of a workload never change."""
@@ -122,6 +134,7 @@ class Index:
                 _keep(self.tasks_of, owner, key, present=present)
                 if task.node:
                     delta.nodes.add(task.node)
+                    delta.tasks[task.node].add(key)
                     _keep(self.tasks_on, task.node, key, present=present)
             if after is None or after.value.desired not in WANTED:
                 delta.freed = True
@@ -138,6 +151,8 @@ class Index:
                 delta.services.add((key[0], stored.value.service))
             if found is not None and (after is None or found.value.state in FINAL):
                 delta.freed = True
+                if stored is not None and stored.value.node:
+                    delta.tasks[stored.value.node].add(key)
 
 
 def _keep(

@@ -27,7 +27,7 @@ from bayplan.model.event import Event, Severity
 from bayplan.model.identity import Identity
 from bayplan.model.node import NodeState
 from bayplan.model.task import TaskStatus
-from controller.reconcilers.assignments import Fingerprint, OpenSecret, due, fill
+from controller.reconcilers.assignments import Due, OpenSecret, due, fill
 from controller.reconcilers.events import fold
 from controller.reconcilers.happenings import WAITING_MAX, Allowance, Told, told_notes
 from controller.reconcilers.index import Index
@@ -52,7 +52,7 @@ from controller.reconcilers.messages import (
 )
 from controller.reconcilers.nodes import HEARTBEAT_INTERVAL_S, LOST_AFTER_S, Heard
 from controller.reconcilers.statuses import accept, notes
-from controller.tables import Changes, Table, Tables
+from controller.tables import Changes, Key, Table, Tables
 
 BATCH_MAX = 2000
 """Statuses of one commit."""
@@ -64,9 +64,12 @@ LEASED = frozenset({NodeState.READY, NodeState.SUSPECT})
 
 @dataclass(slots=True)
 class _Session:
+    """`sent`: what the node was told last of each task; `stale`: of which that may have changed."""
+
     id: str
     node: str
-    sent: dict[str, Fingerprint] = field(default_factory=dict)
+    sent: dict[Key, Due] = field(default_factory=dict)
+    stale: set[Key] = field(default_factory=set)
     sequence: int = 0
     acknowledged: int = 0
     received: int = 0
@@ -243,6 +246,12 @@ class Sessions:
     def on_tables(self, tables: Tables) -> list[Outgoing]:
         """What sessions have to be told of a new revision."""
         delta = self._index.advance(tables)
+        for node, keys in delta.tasks.items():
+            if node in self._of_node:
+                self._of_node[node].stale |= keys
+        if delta.secrets:
+            for node, session in self._of_node.items():
+                session.stale |= self._index.tasks_on.get(node, set())
         touched = set(self._of_node) if delta.secrets else delta.nodes & set(self._of_node)
         out = self._changed_operators(tables)
         for node in sorted(touched):
@@ -345,15 +354,22 @@ class Sessions:
 
     def _difference(self, session: _Session) -> list[Outgoing]:
         """The complete set first, then only what differs from what was sent."""
-        tables = self._index.tables
-        wanted = due(tables, self._index.tasks_on.get(session.node, ()))
+        tables, bound = self._index.tables, self._index.tasks_on.get(session.node, set())
         complete = session.sequence == 0
-        new = [d for uid, d in wanted.items() if session.sent.get(uid) != d.fingerprint]
-        removed = sorted(uid for uid in session.sent if uid not in wanted)
+        looked_at, session.stale = bound if complete else session.stale, set()
+        # A host has hundreds of tasks and is told of each as it comes: only what changed is made.
+        found = due(tables, bound & looked_at).values()
+        new = [d for d in found if session.sent.get(d.key) != d]
+        kept = {d.uid for d in found}
+        removed = sorted(
+            was.uid for k in looked_at if (was := session.sent.get(k)) and was.uid not in kept
+        )
+        for key in looked_at:
+            session.sent.pop(key, None)
+        session.sent.update((d.key, d) for d in found)
         if not complete and not new and not removed:
             return []
         session.sequence += 1
-        session.sent = {uid: d.fingerprint for uid, d in wanted.items()}
         message: ControllerMessage = AssignmentSet(
             sequence=session.sequence,
             complete=complete,

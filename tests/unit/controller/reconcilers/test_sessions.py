@@ -171,6 +171,40 @@ def test_changes_travel_as_deltas() -> None:
     assert leader.sessions.acknowledged("h1")
 
 
+def test_deltas_add_up_to_the_whole() -> None:
+    """Through growth, a rollout, a shrinking and an end: who heard all deltas knows what a session
+    is told that begins now."""
+    leader, _ = a_leader(4)
+    known: dict[str, dict[str, object]] = {"h1": {}, "h2": {}}
+
+    def take() -> None:
+        for session, told in leader.tables_changed().items():
+            held = known[session.removeprefix("s-")]
+            for uid in told.removed_uids:
+                del held[uid]
+            held.update((a.task.uid, a) for a in told.assignments)
+
+    for node, held in known.items():
+        (first,) = (o.message for o in leader.hello(node) if isinstance(o.message, AssignmentSet))
+        held.update((a.task.uid, a) for a in first.assignments)
+    for replicas, image in ((9, "a"), (9, "b"), (3, "b"), (0, "b")):
+        leader.apply(replicas, version=image)
+        for _ in range(15):
+            leader.settle()
+            take()
+            leader.obey()
+            take()
+            leader.advance(1.0)
+        leader.settle()
+        take()
+        whole = Sessions(opened)
+        for node, held in known.items():
+            hello = AgentHello(sent_at=leader.now)
+            out = whole.on_hello("new", node, hello, leader.store.tables, leader.now)
+            (complete,) = (o.message for o in out if isinstance(o.message, AssignmentSet))
+            assert held == {a.task.uid: a for a in complete.assignments}
+
+
 def test_a_deleted_task_is_removed_from_its_node() -> None:
     """REMOVED is an assignment until the end is seen; then the uid is taken away."""
     leader, task = a_leader()
