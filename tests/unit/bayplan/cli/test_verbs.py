@@ -308,6 +308,44 @@ def test_quotas(cluster: Fake, bay: Bay, tmp_path: Path) -> None:
     assert cluster.asked["DeleteQuota"].quota == "team"
 
 
+def test_delete_of_several_deletes_all_or_none(cluster: Fake, bay: Bay) -> None:
+    """A name that is nobody's, and a secret that something uses that stays, are found before the
+    first is deleted."""
+    cluster.views = [a_service()]
+    cluster.secrets = [control.SecretView(name="db", used_by=["shop-web", "api"])]
+    assert bay("delete", "-n", "prod", "shop-web", "nosuch", "secret/none", "quota/one") == (
+        3,
+        "",
+        'bay: there is no nosuch in namespace "prod", no secret/none in namespace "prod", '
+        'no quota/one in namespace "prod"; '
+        "nothing was deleted; look with bay get\n",
+    )
+    assert bay("delete", "-n", "prod", "shop-web", "secret/db") == (
+        5,
+        "",
+        "bay: secret db is used by api; nothing was deleted; delete or change these first\n",
+    )
+    assert not {"DeleteService", "DeleteSecret"} & set(cluster.asked)
+    cluster.secrets = [control.SecretView(name="db", used_by=["shop-web"])]
+    assert bay("delete", "-d", "-n", "prod", "shop-web", "secret/db", "shop-web")[0] == 0
+    assert {"DeleteService", "DeleteSecret"} <= set(cluster.asked)
+
+
+def test_orders_to_several_tasks_reach_all_or_none(cluster: Fake, bay: Bay) -> None:
+    """A name that is no task's is found before the first gets its signal."""
+    cluster.views = [a_service(tasks=[a_task(1), a_task(2)])]
+    names = ["shop-web.1", "shop-web.2.1"]
+    assert bay("kill", *names, "shop-web.3.1", "shop-web.4.1") == (
+        3,
+        "",
+        "bay: there is no task shop-web.3.1, no task shop-web.4.1; nothing was done; "
+        "look with bay get tasks\n",
+    )
+    assert "SignalTask" not in cluster.asked
+    assert bay("kill", *names)[0] == 0
+    assert cluster.asked["SignalTask"].task == "shop-web.2.1"
+
+
 def test_events_of_a_kind_there_is_not(bay: Bay) -> None:
     """Refused before anybody is asked."""
     code, _, err = bay("events", "--kind", "servicee")
