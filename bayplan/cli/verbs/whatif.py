@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -14,6 +14,8 @@ from bayplan.model.errors import InvalidSpec
 if TYPE_CHECKING:
     from bayplan.client import Client
 
+DOES_NOT_FIT: Final = 10
+"""Exit code: answered, and something would have no place."""
 _NODES = re.compile(r"(?:([0-9]{1,4})x)?(.+)")
 
 
@@ -57,11 +59,12 @@ def command(
     files: tuple[str, ...],
     recursive: bool,
     prune: bool,
-) -> None:
+) -> int:
     """Show where tasks would go, what would not fit and what room would be left; change nothing.
 
     All options hold at once. Without any: whether the loss of any one host, and of any two, fits,
-    and which are the worst.
+    and which are the worst. Exit code 10: something would have no place; without options, after the
+    loss of one host.
     """
     from bayplan.wire._pb.bayplan.v1 import planning_pb2
 
@@ -76,7 +79,7 @@ def command(
         request.prune_namespaces.extend(spaces if prune else ())
     alone = not (lose or lose_label or drain or add or files)
 
-    async def show(client: Client) -> None:
+    async def show(client: Client) -> int:
         from bayplan.cli import render, suppositions
 
         answer: Any = await (client.headroom() if alone else client.whatif(request))
@@ -86,8 +89,10 @@ def command(
             render.show(suppositions.headroom(answer))
         else:
             render.show(suppositions.whatif(answer, wide=settings.output == "wide"))
+        short = answer.one.fits == "no" if alone else answer.short > 0
+        return DOES_NOT_FIT if short else 0
 
-    settings.call(show)
+    return settings.call(show)
 
 
 def _split(texts: tuple[str, ...]) -> list[str]:

@@ -63,6 +63,8 @@ class Fake(ControlServicer, PlanningServicer):
         self.quotas: list[Any] = []
         self.plan: Any = None
         self.explanation: Any = None
+        self.supposed: Any = None
+        self.headroom: Any = None
 
     def _ask(self, call: str, request: Any, context: Any) -> None:
         self.asked[call] = request
@@ -131,6 +133,14 @@ class Fake(ControlServicer, PlanningServicer):
     def Plan(self, request: Any, context: Any) -> Any:
         self._ask("Plan", request, context)
         return self.plan
+
+    def WhatIf(self, request: Any, context: Any) -> Any:
+        self._ask("WhatIf", request, context)
+        return self.supposed
+
+    def Headroom(self, request: Any, context: Any) -> Any:
+        self._ask("Headroom", request, context)
+        return self.headroom
 
     def Explain(self, request: Any, context: Any) -> Any:
         self._ask("Explain", request, context)

@@ -19,6 +19,8 @@ from controller.server.balancing import MOVE_S, answer, order
 from controller.server.intent import Desk
 from controller.server.nodes import drain
 from controller.server.supposing import headroom_answer, places, supposition, whatif_answer
+from tests.unit.bayplan.cli.cluster import Fake
+from tests.unit.bayplan.cli.conftest import Bay
 from tests.unit.controller.planning.foreseeing import SEED, apply, outcome, spec
 from tests.unit.controller.rig import GIB, Rig
 
@@ -157,3 +159,18 @@ def test_json_is_the_message() -> None:
         {"node": "h2", "tasks": 1},
         {"node": "h3", "tasks": 1},
     ]
+
+
+def test_what_does_not_fit_has_an_exit_code(cluster: Fake, bay: Bay) -> None:
+    """10 for tasks that lose their place and for a host whose loss does not fit, in any form of the
+    output; 0 where it fits, whatever two losses do."""
+    cluster.supposed = planning.WhatIfResponse(short=2)
+    for form in ("table", "json"):
+        assert bay("whatif", "--lose", "h1", "-o", form)[0] == 10
+    cluster.supposed = planning.WhatIfResponse()
+    assert bay("whatif", "--lose", "h1")[0] == 0
+    for one, two, code in (("no", "no", 10), ("yes", "no", 0), ("unknown", "no", 0)):
+        cluster.headroom = planning.HeadroomResponse(
+            one=planning.HeadroomLevel(fits=one), two=planning.HeadroomLevel(fits=two)
+        )
+        assert bay("whatif")[0] == code
