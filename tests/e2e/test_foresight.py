@@ -65,3 +65,41 @@ def test_what_explain_says_would_help_does(cluster: Rig) -> None:
         assert "1 of 3 nodes could take it, the others:\n    2 label.disk != ssd\n" in said
     finally:
         cluster.bay("node", "label", words[2], "disk-")
+
+
+def test_a_quota_holds_and_what_would_help_does(cluster: Rig) -> None:
+    """Apply says at once what has to wait; the remedy is a higher limit; lowered it ends nothing;
+    gone, nothing of it is left."""
+
+    def state() -> tuple[int, int]:
+        """(used of the quota, running)"""
+        (quota,) = json.loads(cluster.bay("get", "quotas", "-n", "team", "-o", "json"))
+        view = json.loads(cluster.bay("describe", "held", "-n", "team", "-o", "json"))
+        return quota["tasks_used"], view["replicas_ready"]
+
+    quota = (
+        "kind: Quota\nname: limit\nnamespace: team  # theirs\nlimits: {tasks: 2, memory: 1GiB}\n"
+    )
+    cluster.bay("apply", "-", stdin=quota)
+    assert cluster.bay("get", "quotas", "limit", "-n", "team", "-o", "spec") == quota
+    service = a_service("held", ports="", health="", namespace="team")
+    said = cluster.bay("apply", "-d", "-", stdin=service)
+    why = "quota of namespace team: 2 tasks, all used"
+    assert f"starts 3 tasks; 1 of 3 waits: {why}\n" in said
+    try:
+        eventually("two run, and no more", lambda: state() == (2, 2), timeout_s=60)
+        found = json.loads(cluster.bay("explain", "held", "-n", "team", "-o", "json"))
+        waiting = [t for t in found["tasks"] if t["state"] == "pending"]
+        assert [t["reason"] for t in waiting] == [why]
+        assert [r["change"] for r in waiting[0]["remedies"]] == [
+            "quota of namespace team: tasks 3 instead of 2"
+        ]
+        cluster.bay("apply", "-", stdin=quota.replace("tasks: 2", "tasks: 3"))
+        eventually("three run", lambda: state() == (3, 3), timeout_s=60)
+        lowered = cluster.bay("apply", "-", stdin=quota.replace("tasks: 2", "tasks: 1"))
+        assert "stops nothing; nothing more starts in team: it holds tasks 3 of 1" in lowered
+        assert state() == (3, 3)
+    finally:
+        cluster.bay("delete", "held", "-n", "team", timeout_s=90)
+        cluster.bay("delete", "quota/limit", "-n", "team")
+    assert cluster.bay("get", "quotas", "-n", "team").startswith("no quota;")
