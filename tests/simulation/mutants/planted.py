@@ -24,6 +24,12 @@ MUTANTS = (
         "np.minimum(room, columns.free[at] // wanted, out=room)",
         "np.minimum(room, columns.free[at] // wanted + 1, out=room)",
     ),
+    Mutant(
+        "a task that starts does not count for the quota",
+        "controller/scheduler/index.py",
+        "            self._count(key, tables, 1)\n",
+        "            pass\n",
+    ),
     # -- losses --
     Mutant(
         "a silent node is never lost",
