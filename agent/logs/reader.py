@@ -56,9 +56,14 @@ async def read(
 
     `tail`: only the newest that many lines (a line in several parts counts once). `follow`: go on
     with what is written, until the caller stops or, where `ended` is given and set, at the end of
-    what is there. `start`: where to begin instead. A directory that does not exist (yet) is an
-    empty log.
+    what is there; without it only what is there now, however fast more is written. `start`: where
+    to begin instead. A directory that does not exist (yet) is an empty log.
     """
+    if not follow and start is None and tail is None:
+        async for record in _present(directory):
+            if record.at >= since_at:
+                yield record
+        return
     if start is None:
         position, backlog = await asyncio.to_thread(_backlog, directory, tail)
     else:
@@ -67,6 +72,8 @@ async def read(
         for record in backlog:
             if record.at >= since_at:
                 yield record
+        if not follow and start is None:
+            return
         while True:
             last_round = not follow or (ended is not None and ended.is_set())
             while records := await asyncio.to_thread(position.advance):
@@ -78,6 +85,21 @@ async def read(
             await asyncio.sleep(FOLLOW_INTERVAL_S)
     finally:
         position.close()
+
+
+async def _present(directory: Path) -> AsyncGenerator[LogRecord, None]:
+    """What is there now: all files are opened at once, and read as far as they are long by then,
+    so that neither rotation nor a task that writes faster than its reader reads matters."""
+    files = await asyncio.to_thread(_opened, directory)
+    positions = [(Position(directory, file), os.fstat(file.fileno()).st_size) for file in files]
+    try:
+        for position, size in reversed(positions):
+            while (records := await asyncio.to_thread(position.until, size)) is not None:
+                for record in records:
+                    yield record
+    finally:
+        for position, _ in positions:
+            position.close()
 
 
 def _files(directory: Path) -> list[Path]:
@@ -99,6 +121,21 @@ def _open(path: Path) -> BinaryIO | None:
         return path.open("rb", buffering=0)
     except FileNotFoundError:  # rotated away since it was listed
         return None
+
+
+def _opened(directory: Path) -> list[BinaryIO]:
+    """The log files there are, newest first, each once also where one is rotated meanwhile."""
+    files: list[BinaryIO] = []
+    seen: set[int] = set()
+    for path in _files(directory):
+        if (file := _open(path)) is None:
+            continue
+        if (inode := os.fstat(file.fileno()).st_ino) in seen:
+            file.close()
+        else:
+            seen.add(inode)
+            files.append(file)
+    return files
 
 
 class Position:
@@ -125,6 +162,12 @@ class Position:
         self._file.close()
         self._file, self._rest = successor, b""
         return self._records(successor.read(CHUNK_BYTES))
+
+    def until(self, end: int) -> list[LogRecord] | None:
+        """The next records of this file alone, up to its byte `end`; None where there are no more."""
+        assert self._file is not None
+        data = self._file.read(max(0, min(CHUNK_BYTES, end - self._file.tell())))
+        return self._records(data) if data else None
 
     def close(self) -> None:
         if self._file is not None:
@@ -170,7 +213,7 @@ def _backlog(directory: Path, tail: int | None) -> tuple[Position, list[LogRecor
     """
     if tail is None:
         return Position(directory, None), []
-    files = [file for path in _files(directory) if (file := _open(path)) is not None]
+    files = _opened(directory)
     if not files:
         return Position(directory, None), []
     position = Position(directory, files[0])
@@ -178,8 +221,10 @@ def _backlog(directory: Path, tail: int | None) -> tuple[Position, list[LogRecor
     for file in files:
         older: list[LogRecord] = []
         reader = position if file is files[0] else Position(directory, file)
-        for data in iter(lambda file=file: file.read(CHUNK_BYTES), b""):  # type: ignore[misc]
-            older += reader._records(data)
+        size = os.fstat(file.fileno()).st_size
+        while (more := reader.until(size)) is not None:
+            # Not all of a large file at once; one line more tells that the others are whole.
+            older = list(_newest(older + more, tail + 1))
         records = older + records
         if sum(not record.partial for record in records) > tail:
             break

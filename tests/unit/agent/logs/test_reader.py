@@ -72,6 +72,36 @@ async def test_since_leaves_out_what_is_older(tmp_path: Path) -> None:
     assert await lines(tmp_path, since_at=20.0) == [b"new"]
 
 
+async def test_what_is_not_followed_ends_however_fast_more_is_written(tmp_path: Path) -> None:
+    """Only what was there when it was asked for, each line once, also where every line that is
+    read has the writer begin another file."""
+    log = LogWriter(str(tmp_path), 1000, 4)
+    for number in range(60):
+        log.write("stdout", b"%d\n" % number)
+    got: list[int] = []
+    async with asyncio.timeout(60):
+        async for record in read(tmp_path):
+            got.append(int(record.line))
+            for _ in range(30):
+                log.write("stdout", b"%d\n" % (1000 + len(got)))
+    log.close()
+    assert got == list(range(60))
+
+
+async def test_the_tail_ends_however_fast_more_is_written(tmp_path: Path) -> None:
+    """As many lines as were asked for, and no more."""
+    log = LogWriter(str(tmp_path), 1000, 4)
+    for number in range(60):
+        log.write("stdout", b"%d\n" % number)
+    got: list[int] = []
+    async with asyncio.timeout(60):
+        async for record in read(tmp_path, tail=3):
+            got.append(int(record.line))
+            log.write("stdout", b"later\n")
+    log.close()
+    assert got == [57, 58, 59]
+
+
 async def test_follow_sees_each_line_once_across_rotations(tmp_path: Path) -> None:
     """A reader that follows while the writer rotates gets every line, once, in order."""
     got: list[bytes] = []
