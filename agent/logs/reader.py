@@ -164,7 +164,7 @@ class Position:
         return self._records(successor.read(CHUNK_BYTES))
 
     def until(self, end: int) -> list[LogRecord] | None:
-        """The next records of this file alone, up to its byte `end`; None where there are no more."""
+        """The next records of this file alone, up to its byte `end`; None at the end."""
         assert self._file is not None
         data = self._file.read(max(0, min(CHUNK_BYTES, end - self._file.tell())))
         return self._records(data) if data else None

@@ -112,7 +112,21 @@ def main() -> None:
     130: interrupted."""
     # gRPC's core writes lines of its own to stderr; what matters reaches us as errors.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    _have_streams()
     sys.exit(run(sys.argv[1:]))
+
+
+def _have_streams() -> None:
+    """Standard streams that the caller closed lead nowhere, rather than into whatever is opened
+    next: a connection to a controller could be descriptor 1."""
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            mode = os.O_RDONLY if fd == 0 else os.O_WRONLY
+            opened = os.open(os.devnull, mode)
+            if opened != fd:
+                os.dup2(opened, fd)
+                os.close(opened)
+            setattr(sys, name, os.fdopen(fd, "r" if fd == 0 else "w", closefd=False))
 
 
 def run(arguments: list[str]) -> int:

@@ -10,6 +10,7 @@ from bayplan.model.errors import NotFound
 if TYPE_CHECKING:
     from bayplan.client import Client
 
+TASK_OR_SLOT = re.compile(r"[a-z0-9-]+(\.[0-9]+){1,2}")
 _SLOT = re.compile(r"(?P<service>[a-z0-9-]+)\.(?P<slot>[0-9]+)")
 
 
@@ -38,6 +39,26 @@ async def running_task(
     if not running:
         raise NotFound(f"no task of {name} runs", hint=f"look with bay describe {service}")
     return task_name(running[0].task)
+
+
+async def task_of(client: Client, namespace: str, name: str) -> str:
+    """The whole name of a task that may be over: `web.1.2` as it is, for `web.1` the newest there
+    was in that slot; nothing where the name is of another form. Raises NotFound."""
+    from bayplan.cli.verbs.describe import TASK_NAME
+
+    if TASK_NAME.fullmatch(name):
+        return name
+    if (slot := _SLOT.fullmatch(name)) is None:
+        return ""
+    service = slot["service"]
+    tasks = await client.list_tasks(namespace=namespace, service=service, history=True)
+    attempts = [t.task.attempt for t in tasks if t.task.slot == int(slot["slot"])]
+    if not attempts:
+        raise NotFound(
+            f"there is no task {name} in namespace {namespace}",
+            hint=f"list them with bay get tasks {service}",
+        )
+    return f"{name}.{max(attempts)}"
 
 
 async def top_target(client: Client, namespace: str, name: str) -> tuple[str, str]:

@@ -96,10 +96,13 @@ def plain(address: str, error: aio.AioRpcError) -> str:
         return f"{address} refuses the connection"
     if "no route to host" in lowered or "unreachable" in lowered:
         return f"{address} cannot be reached"
-    if "handshaker shutdown" in lowered:  # gRPC gave up waiting for the connection
+    # gRPC gave up waiting: for the connection, or for the part in TLS of a peer that stands still.
+    if "handshaker shutdown" in lowered or "endpoint closing" in lowered:
         return f"{address} does not answer"
     if "handshake" in lowered or "certificate" in lowered:
         return f"{address} and this client do not accept each other's certificates"
     if "timed out" in lowered or "timeout" in lowered:
         return f"{address} does not answer"
+    if "socket closed" in lowered:
+        return f"{address} takes connections and closes them"
     return f"{address}: {details}"

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from grpc import aio
 
 from bayplan import pki
 from bayplan.client.channel import CHANNEL_OPTIONS, CONNECT_S, DEADLINE_S, Credentials
-from bayplan.client.failures import domain_error
+from bayplan.client.failures import domain_error, from_transport, plain
 from bayplan.model import errors
 from bayplan.wire._pb.bayplan.v1 import dispatcher_pb2 as dispatcher
 from bayplan.wire._pb.bayplan.v1.dispatcher_pb2_grpc import JoinStub
+
+_CHECK_PORT: Final = "check the address; joining has a port of its own (7444 by default)"
 
 
 def _host_port(address: str) -> tuple[str, int]:
@@ -38,7 +40,7 @@ async def fetch_ca(address: str, digest: str) -> str:
     except (OSError, TimeoutError) as error:
         raise errors.Unavailable(
             f"{address} does not answer: {error or 'timed out'}",
-            hint="check the address; joining has a port of its own (7444 by default)",
+            hint=_CHECK_PORT,
         ) from error
     answer = await _join_call(address, shown, "FetchCa", dispatcher.FetchCaRequest())
     ca_pem = str(answer.ca_certificate_pem)
@@ -56,6 +58,8 @@ async def _join_call(address: str, ca_pem: str, method: str, request: Any) -> An
         try:
             return await getattr(JoinStub(channel), method)(request, timeout=DEADLINE_S)
         except aio.AioRpcError as error:
+            if from_transport(error):
+                raise errors.Unavailable(plain(address, error), hint=_CHECK_PORT) from error
             raise domain_error(error) from error
 
 

@@ -34,6 +34,15 @@ JUDGED_TOGETHER = {
     "network": ("ports", "health", "hostname"),
 }
 
+EXAMPLES = {
+    "env": "env: {LOG_LEVEL: info}",
+    "files": "files: {/run/secrets/key: {secret: shop-tls/key}}",
+    "ports": "ports: {http: 8080}",
+    "mounts": "mounts: {/data: {volume: shop}}",
+    "labels": "labels: {team: shop}",
+}
+"""Mappings with keys of the operator's own, which elsewhere are often lists."""
+
 
 def check(value: Any, namespace: str, directory: FilePath) -> tuple[Subject | None, list[Problem]]:
     """The object a document stands for, or None where it stands for none."""
@@ -56,7 +65,9 @@ def check(value: Any, namespace: str, directory: FilePath) -> tuple[Subject | No
 def _made(fields: AnyFields, namespace: str, directory: FilePath) -> tuple[Subject, list[Problem]]:
     if isinstance(fields, SecretFields):
         secret, problems = convert.secret(fields, namespace, directory)
-        return secret, problems + [_in_secret(p, fields) for p in validate_secret(secret)]
+        found = [_in_secret(p, fields) for p in validate_secret(secret)]
+        # Of what could not be read nothing is in the secret: that it is empty then only follows.
+        return secret, problems + [p for p in found if p.path or not problems]
     if isinstance(fields, QuotaFields):
         quota, problems = convert.quota(fields, namespace)
         # Where an amount was typed as 0 it is not said as well that there is none.
@@ -184,7 +195,10 @@ def _sentence(item: Mapping[str, Any], model: type[BaseModel], path: Path) -> st
             hint = near or f"; there are {', '.join(known)}"
             return f"there is no such field{hint}"
         case "model_type" | "dict_type" | "model_attributes_type":
-            return f"must be a mapping{_such_as(_model_at(model, path))}"
+            ours = len(path) == 1 and issubclass(model, TaskFields)
+            example = EXAMPLES.get(str(path[0])) if ours else None
+            such_as = f"; write e.g. {example}" if example else _such_as(_model_at(model, path))
+            return f"must be a mapping{such_as}"
         case "list_type":
             return "must be a list; write e.g. [a, b]"
         case "literal_error":

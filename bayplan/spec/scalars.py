@@ -58,6 +58,10 @@ def whole_number(text: str) -> int:
     """Decimal digits without leading zeros; YAML's octal and sexagesimal are no numbers here."""
     if re.fullmatch(r"0[0-9]+", text):
         raise units.NotAnAmount(f'"{text}" begins with a zero; write {text.lstrip("0") or "0"}')
+    if re.fullmatch(r"-[0-9]+", text):
+        raise units.NotAnAmount(f'"{shorten(text)}" is less than 0; write e.g. 3')
+    if re.fullmatch(r"[1-9][0-9]{18,}", text):
+        raise units.NotAnAmount(f'"{shorten(text)}" is more than {COUNT_MAX}; write e.g. 3')
     if not re.fullmatch(r"0|[1-9][0-9]{0,17}", text):
         raise units.NotAnAmount(f'"{shorten(text)}" is not a whole number; write e.g. 3')
     number = int(text)

@@ -140,7 +140,7 @@ def _missing_secrets(
                 f"{str(spec.kind).lower()} {spec.name}: secret {name} has no key {key!r}; it has "
                 f"{', '.join(sorted(keys)) or 'none'}"
             )
-    return problems
+    return list(dict.fromkeys(problems))
 
 
 def _required_secrets(

@@ -144,6 +144,9 @@ async def _gone(
                 await asyncio.sleep(POLL_S)
     except NotFound:
         return
+    except asyncio.CancelledError:
+        settings.wait("not waited for any longer; it goes on by itself")
+        raise
     except TimeoutError:
         raise DeadlineExceeded(
             f"{name} is not gone after {limit_s:g}s: {last}",

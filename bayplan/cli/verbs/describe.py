@@ -29,7 +29,7 @@ def command(settings: Settings, words: tuple[str, ...]) -> None:
     """All about a workload, task, node, secret or quota: state, why tasks wait, events, the spec.
 
     KIND is service, job, cron, daemon, task, node, secret or quota; without it NAME is a workload
-    or, as in web.1.2, a task.
+    or, as in web.1.2, a task; web.1 is the newest of that slot.
     """
     kind, name = kind_and_name(words)
     settings.call(lambda client: describe_by_name(client, settings, name, kind))
@@ -70,6 +70,10 @@ async def describe_by_name(client: Client, settings: Settings, name: str, kind: 
     if kind == "quota":
         await _describe_quota(client, settings, name)
         return
+    if kind in ("", "task"):
+        from bayplan.cli.naming import task_of
+
+        name = await task_of(client, settings.in_namespace(), name) or name
     task = TASK_NAME.fullmatch(name) if kind in ("", "task") else None
     if kind == "task" and task is None:
         from bayplan.model.errors import InvalidSpec

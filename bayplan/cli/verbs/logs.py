@@ -38,25 +38,27 @@ def command(
     timestamps: bool,
 ) -> None:
     """What the tasks of a service (or one task, running or over) wrote."""
-    from bayplan.cli.verbs.describe import TASK_NAME
+    from bayplan.cli.naming import TASK_OR_SLOT, task_of
     from bayplan.wire._pb.bayplan.v1 import dispatcher_pb2
 
     if not name and not task:
         raise InvalidSpec("whose logs?", hint="bay logs SERVICE, or bay logs TASK")
-    if match := TASK_NAME.fullmatch(name or task or ""):
-        name, task = match["service"], task or name
-    elif not name:
+    if task and not TASK_OR_SLOT.fullmatch(task):
         raise InvalidSpec(f'"{task}" is not the name of a task', hint="write e.g. web.1.2")
     request = dispatcher_pb2.LogsRequest(
         namespace=settings.in_namespace(),
-        service=name,
-        task=task or "",
         follow=follow,
         since_at=parse_since(since, time.time()) if since else 0.0,
         tail=tail or 0,
     )
-    printer = Printer(sys.stdout.buffer, prefixed=not task, timestamps=timestamps)
-    settings.call(lambda client: show_logs(client, settings, request, printer), unbounded=True)
+
+    async def show(client: Client) -> None:
+        request.task = await task_of(client, request.namespace, task or name)
+        request.service = request.task.partition(".")[0] or name
+        printer = Printer(sys.stdout.buffer, prefixed=not request.task, timestamps=timestamps)
+        await show_logs(client, settings, request, printer)
+
+    settings.call(show, unbounded=True)
 
 
 def parse_since(text: str, now: float) -> float:

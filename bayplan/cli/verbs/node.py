@@ -232,6 +232,11 @@ async def _drain(client: Client, settings: Settings, node: str) -> None:
                     return
                 settings.wait(f"{node}: {last}")
                 await asyncio.sleep(POLL_S)
+    except asyncio.CancelledError:
+        settings.wait(
+            f"not waited for any longer; it goes on by itself; bay node uncordon {node} ends it"
+        )
+        raise
     except TimeoutError:
         raise DeadlineExceeded(
             f"{node} is not empty after {limit_s:g}s: {last}",

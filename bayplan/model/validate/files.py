@@ -21,9 +21,8 @@ def is_absolute(path: str) -> bool:
 def _path_fault(path: str) -> str:
     """Why an absolute path of a mount or file will not do, or nothing."""
     if not is_absolute(path):
-        return (
-            f'"{path[:80]}" is not an absolute path; write e.g. /{path.strip("/")[:80] or "data"}'
-        )
+        better = "/".join(p for p in path.split("/") if p not in ("", ".", ".."))
+        return f'"{path[:80]}" is not an absolute path; write e.g. /{better[:80] or "data"}'
     if ".." in path.split("/"):
         return f'"{path[:80]}" holds ".."; write the path it leads to'
     return ""

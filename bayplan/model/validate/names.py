@@ -9,6 +9,8 @@ from bayplan.model.service import SecretReference
 from bayplan.model.validate.problems import Path, Problem
 
 DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+NAME_MAX = 63
+NAME_CHARACTERS = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 LABEL_KEY = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,251}[A-Za-z0-9])?")
 SECRET_KEY = re.compile(r"[A-Za-z0-9._-]{1,253}")
 
@@ -16,6 +18,9 @@ SECRET_KEY = re.compile(r"[A-Za-z0-9._-]{1,253}")
 def check_name(name: str, path: Path) -> Iterator[Problem]:
     """A DNS label (RFC 1123): namespaces, objects, ports."""
     if DNS_LABEL.fullmatch(name) is None:
+        if len(name) > NAME_MAX and NAME_CHARACTERS.fullmatch(name):
+            yield Problem(path, f'"{name[:20]}…" has {len(name)} characters; at most {NAME_MAX}')
+            return
         better = re.sub(r"[^a-z0-9-]+", "-", name.lower()).strip("-")[:63].strip("-") or "web"
         yield Problem(
             path,

@@ -78,6 +78,12 @@ async def test_token_pins_the_ca(running: Running) -> None:
         await clients.fetch_ca(running.addresses["join"], pki.ca_digest(other.certificate_pem))
 
 
+async def test_the_agents_port_is_told_from_the_one_for_joining(running: Running) -> None:
+    """Who joins at the port that agents use hears that joining has its own."""
+    with pytest.raises(Unavailable, match=r"joining has a port of its own \(7444 by default\)"):
+        await clients.fetch_ca(running.addresses["control"], "digest")
+
+
 async def test_name_taken_needs_a_bound_token(running: Running) -> None:
     """Nobody takes another's name over with a token for anybody; the bound one ends the old
     certificate."""

@@ -133,6 +133,48 @@ def test_apply_that_is_interrupted_says_that_it_goes_on(cluster: Fake, spec: str
     )
 
 
+@pytest.mark.parametrize(
+    ("arguments", "more"),
+    [
+        (["delete", "shop-web"], ""),
+        (["node", "drain", "h1"], "; bay node uncordon h1 ends it"),
+    ],
+)
+def test_a_wait_that_is_interrupted_says_that_it_goes_on(
+    cluster: Fake, arguments: list[str], more: str
+) -> None:
+    """What was ordered is done all the same; a drain says what ends it."""
+    deleting = a_service()
+    deleting.service.deleting = True
+    cluster.views = [deleting]
+    cluster.node = control.NodeView(drain_progress="2 tasks left")
+    cluster.node.node.draining = True
+    process = subprocess.Popen(
+        ["env", "--default-signal=INT", sys.executable, "-m", "bayplan.cli", *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith("bay: ")
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    said = f"bay: not waited for any longer; it goes on by itself{more}"
+    assert (process.returncode, err.strip()) == (130, said)
+
+
+@pytest.mark.parametrize("closed", [">&-", "<&-", "2>&-"])
+def test_closed_streams_lead_nowhere(cluster: Fake, closed: str) -> None:
+    """`bay get >&-` in a service's script neither fails nor writes into a connection."""
+    cluster.views = [a_service()]
+    command = f"{sys.executable} -m bayplan.cli get {closed}"
+    ended = subprocess.run(
+        ["/bin/sh", "-c", command], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ("shop-web" in ended.stdout) == (closed != ">&-")
+
+
 def test_what_is_withheld_is_said(cluster: Fake, bay: Bay) -> None:
     """Beside every list, so that nobody wonders."""
     cluster.views = [a_service()]
@@ -380,6 +422,29 @@ def test_logs_of_several_tasks(cluster: Fake, bay: Bay) -> None:
     code, out, _ = bay("logs", "web.1.1", "-t")
     assert out.startswith("1970-01-01T00:00:01.500Z one\n")
     assert (cluster.asked["Logs"].service, cluster.asked["Logs"].task) == ("web", "web.1.1")
+
+
+def test_logs_and_describe_take_a_slot_for_its_newest_task(cluster: Fake, bay: Bay) -> None:
+    """As the other verbs do; also of a task that is over, and never another slot's."""
+    cluster.views = [
+        control.ServiceView(
+            service=a_service().service,
+            tasks=[a_task(1, attempt=2), a_task(1, attempt=10), a_task(2, attempt=11)],
+        )
+    ]
+    cluster.lines = [dispatcher.LogLine(task="shop-web.1.10", stream="stdout", line=b"one\n")]
+    assert bay("logs", "shop-web.1") == (0, "one\n", "")
+    asked = cluster.asked["Logs"]
+    assert (asked.service, asked.task) == ("shop-web", "shop-web.1.10")
+    assert cluster.asked["ListTasks"].history
+    code, out, _ = bay("describe", "shop-web.1")
+    assert (code, out.split()[:2]) == (0, ["Task", "prod/shop-web.1.10"])
+    code, _, err = bay("logs", "shop-web.3")
+    assert (code, err) == (
+        3,
+        "bay: there is no task shop-web.3 in namespace default; "
+        "list them with bay get tasks shop-web\n",
+    )
 
 
 def run_bay(cluster: Fake, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:

@@ -48,7 +48,11 @@ FIELD_ERRORS = [
     ("stop: {signal: SIGFOO}", 'stop.signal: "SIGFOO" is not a signal; write e.g. SIGTERM'),
     ("replicas: three", 'replicas: "three" is not a whole number; write e.g. 3'),
     ("replicas: 22:22", 'replicas: "22:22" is not a whole number; write e.g. 3'),
-    ("replicas: -1", 'replicas: "-1" is not a whole number; write e.g. 3'),
+    ("replicas: -1", 'replicas: "-1" is less than 0; write e.g. 3'),
+    (
+        "replicas: 99999999999999999999",
+        'replicas: "99999999999999999999" is more than 1000000; write e.g. 3',
+    ),
     ("replicas: 200000", "replicas: 200000 is out of range; write 0 to 100000"),
     ("replicas: [1]", "replicas: is a list, not a single value; write e.g. 3"),
     ("replicas:", "replicas: has no value; write one, or leave the field out"),
@@ -60,7 +64,21 @@ FIELD_ERRORS = [
         "health: must be a mapping; its fields are exec, tcp, http, start_period, "
         "interval, timeout, retries",
     ),
-    ("env: 3", "env: must be a mapping; write e.g. {name: value}"),
+    ("env: 3", "env: must be a mapping; write e.g. env: {LOG_LEVEL: info}"),
+    ("env: [A=b]", "env: must be a mapping; write e.g. env: {LOG_LEVEL: info}"),
+    ("ports: ['8080:80']", "ports: must be a mapping; write e.g. ports: {http: 8080}"),
+    (
+        "mounts: ['/srv:/data']",
+        "mounts: must be a mapping; write e.g. mounts: {/data: {volume: shop}}",
+    ),
+    (
+        "mounts: {/a: {bind: ../etc}}",
+        'mounts[/a].bind: "../etc" is not an absolute path; write e.g. /etc',
+    ),
+    (
+        "namespace: " + "a" * 64,
+        'namespace: "aaaaaaaaaaaaaaaaaaaa…" has 64 characters; at most 63',
+    ),
     ("env: {1A: x}", 'env.1A: "1A" is not the name of a variable; use letters, digits and _'),
     ("env: {A: {sekret: x/y}}", 'env.A.sekret: there is no such field; did you mean "secret"?'),
     (
@@ -384,6 +402,17 @@ def test_one_object_in_two_places_names_both() -> None:
     assert errors_of(text) == [
         "web.yaml:5: services/web: stands in web.yaml:1 already; leave one out, or give one "
         "another name or namespace"
+    ]
+
+
+def test_a_secret_whose_values_cannot_be_read_is_not_called_empty() -> None:
+    """One error for one mistake."""
+    text = "kind: Secret\nname: db\nbinary: {key: '###'}\n"
+    assert errors_of(text) == [
+        "web.yaml:3: secrets/db: binary.key: is not base64; write what `base64` prints"
+    ]
+    assert errors_of("kind: Secret\nname: db\nfiles: {key: /etc/hostname}\n") == [
+        'web.yaml:3: secrets/db: files.key: "/etc/hostname" is not below the directory of this file; copy it there'
     ]
 
 
