@@ -253,6 +253,8 @@ def _on_loopback(line: str) -> bool:
 
 
 def _write(path: Path, text: str, mode: int) -> None:
-    path.touch(mode=mode)
-    path.chmod(mode)
-    path.write_text(text)
+    """Opened once: each start writes five files. The mode is right before anything is in it."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    with open(fd, "w", encoding="utf-8") as file:
+        os.fchmod(fd, mode)
+        file.write(text)
