@@ -19,8 +19,8 @@ from controller.server.views.tasks import (
     Reasons,
     duration,
     ended,
-    live,
-    serving,
+    lives,
+    serves,
     silent,
     status_of,
     task_state,
@@ -55,9 +55,9 @@ def counts(tables: Tables, service: Service, tasks: Iterable[Task], now: float) 
     for task in tasks:
         status = status_of(tables, task)
         traffic = stored is None or stored.value.gets_traffic(task.template_hash)
-        if traffic and serving(tables, task):
+        if traffic and serves(tables, task, status):
             ready += 1
-        if live(tables, task) and task.template_hash == service.template_hash:
+        if lives(task, status) and task.template_hash == service.template_hash:
             updated += 1
         if status is None:
             continue
@@ -77,7 +77,8 @@ def counts(tables: Tables, service: Service, tasks: Iterable[Task], now: float) 
 def _blame(tables: Tables, tasks: Iterable[Task], reasons: Reasons, now: float) -> str:
     """The first live task that does not serve and can say why."""
     for task in sorted(tasks, key=lambda t: (t.slot, -t.attempt)):
-        if live(tables, task) and not serving(tables, task):
+        status = status_of(tables, task)
+        if lives(task, status) and not serves(tables, task, status):
             said = why(tables, task, reasons, now)
             if said:
                 return f"{task.name}: {said}"
@@ -149,9 +150,9 @@ def _troubled(tables: Tables, tasks: Iterable[Task]) -> bool:
     """True where a task that should serve has failed or been replaced before, and is not merely
     beginning."""
     for task in tasks:
-        if not live(tables, task):
-            continue
         status = status_of(tables, task)
+        if not lives(task, status):
+            continue
         if silent(tables, task):
             return True
         if status is not None and status.serving:

@@ -65,10 +65,13 @@ def status_of(tables: Tables, task: Task) -> TaskStatus | None:
 
 def live(tables: Tables, task: Task) -> bool:
     """True where the task counts towards its service: wanted, and not over."""
-    return (
-        task.desired in (DesiredState.READY, DesiredState.RUNNING)
-        and task_state(task, status_of(tables, task)) not in FINAL
-    )
+    return lives(task, status_of(tables, task))
+
+
+def lives(task: Task, status: TaskStatus | None) -> bool:
+    """`live`, of a task whose status is known: a view of many looks each up once."""
+    wanted = task.desired in (DesiredState.READY, DesiredState.RUNNING)
+    return wanted and task_state(task, status) not in FINAL
 
 
 def present(tables: Tables, task: Task) -> bool:
@@ -79,7 +82,11 @@ def present(tables: Tables, task: Task) -> bool:
 def serving(tables: Tables, task: Task) -> bool:
     """True where the task serves, as far as its node is heard from: what a silent node last said
     of its tasks is no promise."""
-    status = status_of(tables, task)
+    return serves(tables, task, status_of(tables, task))
+
+
+def serves(tables: Tables, task: Task, status: TaskStatus | None) -> bool:
+    """`serving`, of a task whose status is known."""
     return (
         status is not None
         and status.serving
