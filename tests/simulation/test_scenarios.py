@@ -128,6 +128,36 @@ def test_a_killed_container_runs_again_on_its_host() -> None:
     assert not unsettled(world)
 
 
+def test_a_task_with_a_volume_is_never_given_up() -> None:
+    """No other host has what it wrote. Its own is lost, and when it is back the task counts again,
+    which has run all the while."""
+    world = a_world(1, volume=True)
+    (task,) = [t.value for t in world.store.tables.tasks.values()]
+    home = world.hosts[task.node]
+    world.cut(home)
+    world.run(60.0)
+    assert world.store.tables.nodestatus["", home.name].value.state is NodeState.LOST
+    world.heal(home)
+    converge(world)
+    assert [t.value.uid for t in world.store.tables.tasks.values()] == [task.uid]
+    assert [(c.uid, c.running) for c in home.containers.values()] == [(task.uid, True)]
+
+
+def test_what_was_told_while_the_store_failed_is_written_then() -> None:
+    """Reports of an unknown outcome are written again, by the leader that has them."""
+    world = a_world(3)
+    leader = world.leader
+    world.disturbed, world.store_fails = True, 1.0
+    for host in world.hosts.values():
+        for uid in sorted(host.containers):
+            host.exit_container(uid, signal=9)
+    world.run(1.0)
+    world.disturbed, world.store_fails = False, 0.0
+    until_settled(world, most_s=5.0)
+    assert world.leader is leader
+    assert serving(world) == 3
+
+
 def test_most_hosts_at_once_freeze_the_cluster() -> None:
     """Two of three cut: nothing is replaced, and nothing has changed when they return."""
     world = a_world(12)
