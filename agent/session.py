@@ -376,7 +376,7 @@ class Session:
         if not 1 <= welcome.protocol <= PROTOCOL:
             raise ConnectionError(
                 f"the controller speaks protocol {welcome.protocol}, this agent {PROTOCOL}; "
-                "upgrade the agent"
+                f"upgrade the {'agent' if welcome.protocol else 'controllers'}"
             )
         self._failures = 0
         self._removed = False

@@ -15,6 +15,7 @@ from bayplan.client.failures import domain_error, from_transport, met_slowly, ne
 from bayplan.model import errors
 from bayplan.wire._pb.bayplan.v1.control_pb2_grpc import ControlStub
 from bayplan.wire._pb.bayplan.v1.planning_pb2_grpc import PlanningStub
+from bayplan.wire.protocol import metadata
 
 PATIENCE_S: Final = 15.0
 RETRY_S: Final = 0.25
@@ -92,7 +93,7 @@ class Calls:
         while True:
             call = getattr(self._stub(self._current), method)
             try:
-                return await call(request, timeout=search.remaining_s())
+                return await call(request, timeout=search.remaining_s(), metadata=metadata())
             except aio.AioRpcError as error:
                 await search.failed(error)
 
@@ -101,7 +102,9 @@ class Calls:
     ) -> AsyncIterator[Any]:
         search = Search(self, method, DEADLINE_S)
         while True:
-            call = getattr(self._stub(self._current), method)(request, timeout=deadline_s)
+            call = getattr(self._stub(self._current), method)(
+                request, timeout=deadline_s, metadata=metadata()
+            )
             begun = False
             try:
                 async for message in call:

@@ -26,6 +26,7 @@ _BY_CODE: Final[dict[str, type[errors.BayplanError]]] = {
         errors.DeadlineExceeded,
         errors.Failed,
         errors.PlanChanged,
+        errors.Incompatible,
         errors.IllegalTransition,
     )
 }

@@ -18,6 +18,7 @@ from bayplan.model import errors
 from bayplan.wire._pb.bayplan.v1 import control_pb2 as control
 from bayplan.wire._pb.bayplan.v1 import dispatcher_pb2 as dispatcher
 from bayplan.wire.acceptance import accepted
+from bayplan.wire.protocol import metadata
 
 
 class Client(PlanningCalls):
@@ -235,7 +236,7 @@ class Client(PlanningCalls):
 
     async def _converse(self, method: str, inputs: AsyncIterable[Any]) -> AsyncIterator[Any]:
         # What was typed cannot be sent twice, so the leader is found before anything is.
-        call = getattr(self._stub(await self._leader()), method)()
+        call = getattr(self._stub(await self._leader()), method)(metadata=metadata())
         sending: asyncio.Task[None] | None = None
         try:
             await accepted(call)

@@ -89,6 +89,13 @@ class PlanChanged(BayplanError):
     exit_code = 9
 
 
+class Incompatible(BayplanError):
+    """Two sides whose versions do not understand each other; the hint says which to upgrade."""
+
+    code = "incompatible"
+    exit_code = 11
+
+
 class IllegalTransition(BayplanError):
     """A task state would move backwards: a bug, or an old message."""
 

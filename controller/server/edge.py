@@ -17,9 +17,11 @@ import grpc
 import structlog
 from grpc import aio
 
+import bayplan
 from bayplan import pki
 from bayplan.client import CODE_KEY, HINT_KEY, LEADER_KEY
 from bayplan.model import errors
+from bayplan.wire import protocol
 from controller.server.auth import CALLER, SESSION, UNAUTHENTICATED, Rule, authorize, caller_of
 from controller.store.base import Store, Tables
 
@@ -38,6 +40,7 @@ _STATUS: Final[tuple[tuple[type[errors.BayplanError], grpc.StatusCode], ...]] = 
     (errors.NotLeader, grpc.StatusCode.FAILED_PRECONDITION),
     (errors.Unavailable, grpc.StatusCode.UNAVAILABLE),
     (errors.DeadlineExceeded, grpc.StatusCode.DEADLINE_EXCEEDED),
+    (errors.Incompatible, grpc.StatusCode.FAILED_PRECONDITION),
     (errors.Failed, grpc.StatusCode.FAILED_PRECONDITION),
     (errors.BayplanError, grpc.StatusCode.INTERNAL),
 )
@@ -251,6 +254,9 @@ class Gate(_Answering):
 
     def admit(self, method: str, context: Any) -> _Open:
         peer = peer_of(context)
+        if peer.kind is pki.Holder.OPERATOR:
+            said = {key: str(value) for key, value in context.invocation_metadata() or ()}
+            protocol.check(said.get(protocol.KEY), bayplan.__version__)
         try:
             caller = caller_of(peer, self._store.tables)
         except errors.NodeRemoved as error:

@@ -15,6 +15,7 @@ from bayplan.wire._pb.bayplan.v1 import control_pb2 as control
 from bayplan.wire._pb.bayplan.v1 import types_pb2
 from bayplan.wire._pb.bayplan.v1.control_pb2_grpc import ControlServicer
 from bayplan.wire.convert import to_pb
+from bayplan.wire.protocol import OPERATORS
 from controller.server.auth import CALLER
 from controller.server.intent import find_service
 from controller.server.parts import Parts
@@ -25,8 +26,6 @@ from controller.server.views.services import service_view
 from controller.server.views.tasks import Index, present, task_view
 from controller.store.base import Store, Tables
 
-PROTOCOL: Final = 1
-"""Highest version of the operators' protocol this controller speaks."""
 WATCH_S: Final = 0.005
 """A watched view is sent at most this often."""
 WATCH_SHARE: Final = 4.0
@@ -64,7 +63,7 @@ class Reads(ControlServicer):
             version=bayplan.__version__,
             cluster_id=parts.trust.cluster.id,
             leader_address=parts.leadership.address,
-            protocol=PROTOCOL,
+            protocol=OPERATORS,
             etcd_version=parts.etcd_version(),
             registry_address=parts.addresses.registry,
             nodes_ready=states.count(NodeState.READY),

@@ -17,6 +17,14 @@ from typing import Any
 from bayplan import client as clients
 from bayplan import pki
 from bayplan.client import Client, Credentials
+from bayplan.contexts import (
+    CONFIG_ENV,
+    CONTEXT_ENV,
+    Context,
+    load_config,
+    save_config,
+    store_credentials,
+)
 from bayplan.wire._pb.bayplan.v1 import control_pb2 as control
 from bayplan.wire._pb.bayplan.v1 import types_pb2
 
@@ -149,6 +157,25 @@ async def a_user(
     ca = await clients.fetch_ca(join, pki.parse_token(made.token).ca_digest)
     answer = await clients.login(join, ca, token=made.token, csr_pem=pki.make_csr(key, name))
     return Credentials(ca_pem=ca, certificate_pem=answer.certificate_pem, key_pem=key.decode())
+
+
+def a_context(
+    running: Running, directory: Path, credentials: Credentials | None = None
+) -> dict[str, str]:
+    """Configuration of `bay` in the directory, and the environment that leads to it."""
+    person = credentials or running.admin
+    config = load_config(directory)
+    ca, cert, key = store_credentials(
+        config,
+        "test",
+        ca_pem=person.ca_pem,
+        certificate_pem=person.certificate_pem,
+        key_pem=person.key_pem.encode(),
+    )
+    addresses = (running.addresses["control"],)
+    made = Context(name="test", controllers=addresses, ca=ca, cert=cert, key=key)
+    save_config(config.with_context(made))
+    return {CONFIG_ENV: str(directory), CONTEXT_ENV: ""}
 
 
 async def a_node_token(running: Running, node: str = "", lifetime_s: float = 60.0) -> str:
