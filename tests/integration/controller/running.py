@@ -35,8 +35,14 @@ class Running:
     """One controller with its state in a directory of the test's."""
 
     def __init__(
-        self, directory: Path, *flags: str, name: str = "test", log: Path | None = None
+        self,
+        directory: Path,
+        *flags: str,
+        name: str = "test",
+        log: Path | None = None,
+        program: tuple[str, ...] = ("-m", "controller"),
     ) -> None:
+        self._program = program
         self.state = directory / "state"
         self._log = log or directory / "controller.log"
         self._flags = (f"--name={name}", *flags)
@@ -50,8 +56,7 @@ class Running:
             self._process = subprocess.Popen(
                 [
                     sys.executable,
-                    "-m",
-                    "controller",
+                    *self._program,
                     f"--state-dir={self.state}",
                     *flags,
                     "--web-listen=127.0.0.1:0",
