@@ -214,5 +214,5 @@ async def eventually(reached: Callable[[], Any], limit_s: float, pause_s: float 
     """When an awaited answer was first true (time.perf_counter). Raises TimeoutError."""
     async with asyncio.timeout(limit_s):
         while not await reached():
-            await asyncio.sleep(pause_s)
+            await asyncio.sleep(POLL_S)
     return time.perf_counter()
