@@ -13,7 +13,7 @@ from typing import Protocol
 
 from agent.runtime import cgroups, channel, execute, hooks, idmaps, labels, options, rootfs
 from agent.runtime.bundle import Bundle
-from agent.runtime.cgroups import Cgroup
+from agent.runtime.cgroups import Cgroup, Kind
 from agent.runtime.cgroups.hierarchy import UNIFIED, remove
 from agent.runtime.container import Container, ContainerState, check_uid, start_ticks
 from agent.runtime.failure import RuntimeFailure
@@ -136,7 +136,7 @@ def _spawn(init: Init, sibling: bool, cloner: Cloner | None) -> tuple[int, int]:
                 flags |= FLAGS[kind]
         unified = init.cgroup.directories.get(UNIFIED)
         cgroup_fd = -1
-        if unified is not None:
+        if unified is not None and init.cgroup.kind is Kind.V2:
             cgroup_fd = os.open(unified, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             opened.callback(os.close, cgroup_fd)
         offsets = linux.time_offsets if linux.namespaces.get("time") == "" else None
@@ -208,7 +208,7 @@ def _map_ids(pid: int, config: Config) -> None:
 def _admit(pid: int, config: Config, cgroup: Cgroup, stdio: Stdio) -> list[str]:
     """Into the cgroups, under its limits. Returns warnings."""
     try:
-        cgroup.add(pid, unified=False)
+        cgroup.add(pid, unified=cgroup.kind is not Kind.V2)
     except OSError as error:
         raise RuntimeFailure(f"{error.filename}: {error.strerror}", "linux.cgroupsPath") from error
     own_stdio(config, config.process, stdio)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from agent.runtime import cgroups
-from agent.runtime.cgroups import Hierarchy
+from agent.runtime.cgroups import Hierarchy, Kind
 from agent.runtime.seccomp import compile as seccomp
 from agent.runtime.seccomp import profile
 from agent.syscalls.call import call
@@ -24,6 +24,11 @@ class Preloaded:
     last_capability: int
     overlay_by_fd: bool
     programs: Mapping[str, bytes] = field(default_factory=dict)
+
+    @property
+    def clones_ahead(self) -> bool:
+        """Whether a process may be cloned before its cgroup is known, and moved there."""
+        return self.hierarchy.kind is not Kind.V2
 
     def program(self, section: Mapping[str, object] | None) -> bytes | None:
         """The filter of a `linux.seccomp` section, compiled now if it was not before."""

@@ -7,7 +7,14 @@
     request + [what a shim needs] ────────────► serves
     or end of file ───────────────────────────► kills the process and ends
 
-The order goes through a socket that all spares wait at, the rest through `reply`. An order is the
+The order goes through a socket that all spares wait at, the rest through `reply`. A spare clones a
+process ahead, in new namespaces of the kinds that the last container had; where an order asks for
+just these, the process has only to be told of it, and otherwise it ends. It has seen nothing of any
+container: it shares what the spare's memory was when it waited, and closes all but its own socket.
+Not on cgroup v2, where a process that is cloned into its cgroup spares the waiting of one moved
+there.
+
+An order is the
 clone flags and a byte that says which of stdio there are and whether a cgroup is given; its
 descriptors come in that order. Only where namespaces are joined or clocks moved, text follows: the
 kinds of the namespaces, whose descriptors come last, and a line for each clock's offset.
@@ -20,8 +27,10 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import signal
 import socket
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from socket import SocketType
 from struct import Struct
@@ -32,7 +41,7 @@ from agent.runtime.failure import RuntimeFailure
 from agent.runtime.init import Init
 from agent.runtime.spawn import spawn
 from agent.runtime.stdio import Stdio
-from agent.syscalls import descriptors, processes
+from agent.syscalls import descriptors, mounts, namespaces, processes, supervision
 
 # reply, control and Init; three of stdio and the cgroup; one for each type of namespace.
 _DESCRIPTORS_MAX = 3 + 4 + 8
@@ -43,9 +52,12 @@ _DESCRIPTORS = tuple(Struct(f"={number}i") for number in range(_DESCRIPTORS_MAX 
 _SPACE = socket.CMSG_SPACE(4 * _DESCRIPTORS_MAX)
 # Plain numbers: an enum's member takes many objects to become one.
 _AF_UNIX, _SEQPACKET = int(socket.AF_UNIX), int(socket.SOCK_SEQPACKET)
+_DONTWAIT = int(socket.MSG_DONTWAIT)
 _CLOEXEC, _TRUNCATED = int(socket.MSG_CMSG_CLOEXEC), int(socket.MSG_TRUNC | socket.MSG_CTRUNC)
 
 Process = tuple[int, int, SocketType]
+# Of cloned and not told yet: pid, pidfd, the socket to tell it by, its namespaces.
+Ahead = tuple[int, int, SocketType, int]
 
 
 class Remote:
@@ -116,10 +128,28 @@ def _text(
     return "\n".join(lines).encode()
 
 
-def receive(orders: socket.socket) -> tuple[int, bytes] | None:
+def kinds() -> int:
+    """The namespaces that the order received last asks for."""
+    flags: int = _HEAD.unpack_from(_ORDER)[0]
+    return flags
+
+
+def receive(orders: socket.socket, idle_s: float = 0.0) -> tuple[int, bytes] | None:
     """In a spare: wait for an order; its size and its descriptors, the rest is in memory that is
-    there already. None where none comes any more."""
-    count, ancillary, flags, _ = orders.recvmsg_into([_ORDER], _SPACE, _CLOEXEC)
+    there already. None where none comes any more. TimeoutError: other than 0, `idle_s` went by
+    in which no spare was given one."""
+    while idle_s:
+        if not select.select([orders], (), (), idle_s)[0]:
+            raise TimeoutError
+        try:
+            return _receive(orders, _CLOEXEC | _DONTWAIT)
+        except BlockingIOError:  # another spare was there first
+            continue
+    return _receive(orders, _CLOEXEC)
+
+
+def _receive(orders: socket.socket, how: int) -> tuple[int, bytes] | None:
+    count, ancillary, flags, _ = orders.recvmsg_into([_ORDER], _SPACE, how)
     if not count:
         return None
     if flags & _TRUNCATED:
@@ -127,12 +157,82 @@ def receive(orders: socket.socket) -> tuple[int, bytes] | None:
     return count, ancillary[0][2]
 
 
-def obey(count: int, packed: bytes) -> Process | None:
+def ahead(flags: int, rehearse: Callable[[], None]) -> Ahead | None:
+    """In a spare: clone a process that waits to be told what of an order is init's. None where the
+    kernel refuses; should it again, the order's creator hears of it. `rehearse`: what the process
+    does before, so that it writes to few shared pages later."""
+    ours, theirs = socket.socketpair(_AF_UNIX, _SEQPACKET)
+    try:
+        pid, pidfd = processes.clone3(flags)
+    except OSError:
+        ours.close()
+        theirs.close()
+        return None
+    if pid == 0:
+        _wait(theirs, flags, rehearse)
+    theirs.close()
+    return pid, pidfd, ours, flags
+
+
+def _wait(sock: SocketType, flags: int, rehearse: Callable[[], None]) -> NoReturn:
+    """In a process cloned ahead. What the host unmounts goes from its mounts, too."""
+    try:
+        signal.set_wakeup_fd(-1)
+        descriptors.close_all_except((0, 1, 2, sock.fileno()))
+        supervision.set_name(b"bayplan-init")
+        if flags & namespaces.CLONE_NEWNS:
+            mounts.mount(None, b"/", None, mounts.MS_SLAVE | mounts.MS_REC, None)
+        rehearse()
+        count, ancillary, _, _ = sock.recvmsg_into([_ORDER], _SPACE, _CLOEXEC)
+        if not count:  # the spare has ended, or has no use for us
+            os._exit(0)
+        packed = ancillary[0][2]
+        fds = _DESCRIPTORS[len(packed) // 4].unpack(packed)
+        _, mask = _HEAD.unpack_from(_ORDER)
+    except BaseException:  # noqa: BLE001  the spare sees the end, and clones anew
+        sys.excepthook(*sys.exc_info())
+        os._exit(127)
+    _begin(mask, (-1, *fds))
+
+
+def dismiss(waiting: Ahead) -> None:
+    """End a process that was cloned ahead for nothing; reaped as any child."""
+    pid, pidfd, sock, _ = waiting
+    sock.close()
+    os.kill(pid, signal.SIGKILL)
+    os.close(pidfd)
+
+
+def _told(waiting: Ahead | None, count: int, packed: bytes) -> tuple[int, int] | None:
+    """The pid and pidfd of the process cloned ahead, which knows of the order now; None where it
+    is none that the order asks for, or has ended."""
+    if waiting is None:
+        return None
+    pid, pidfd, sock, kinds = waiting
+    flags, mask = _HEAD.unpack_from(_ORDER)
+    if count != _HEAD.size or flags != kinds or mask & _CGROUP:
+        dismiss(waiting)
+        return None
+    try:
+        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, packed[4:])
+        sock.sendmsg([memoryview(_ORDER)[:count]], [rights])
+    except OSError:
+        dismiss(waiting)
+        return None
+    sock.close()
+    return pid, pidfd
+
+
+def obey(count: int, packed: bytes, waiting: Ahead | None = None) -> Process | None:
     """Carry out what was received: the process's pid and pidfd, and the socket to the creator;
-    None where it fails and the creator knows."""
+    None where it fails and the creator knows. `waiting`: a process cloned ahead."""
     flags, mask = _HEAD.unpack_from(_ORDER)
     fds = _DESCRIPTORS[len(packed) // 4].unpack(packed)
-    if count == _HEAD.size:
+    made = _told(waiting, count, packed)
+    if made is not None:
+        pid, pidfd = made
+        reply = SocketType(_AF_UNIX, _SEQPACKET, 0, fds[0])
+    elif count == _HEAD.size:
         cgroup = fds[-1] if mask & _CGROUP else -1
         try:
             pid, pidfd = processes.clone3(flags, cgroup_fd=cgroup)

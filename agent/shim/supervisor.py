@@ -20,6 +20,7 @@ import select
 import signal
 import socket
 import time
+from collections.abc import Callable
 from struct import Struct
 from typing import TYPE_CHECKING
 
@@ -43,6 +44,8 @@ _READ_BYTES = 64 * 1024
 _READS_PER_TURN = 16
 _DRAIN_MAX_BYTES = 16 << 20
 _RECORD_RETRY_S = 1.0
+# While one container follows on another, to clone one ahead would take the CPU from those.
+_IDLE_S = 0.05
 # Buffers made before the fork: a large allocation writes all over the heap (see the zygote).
 _OUTPUT = bytearray(_READ_BYTES)
 _BUFFER = bytearray(creator.REQUEST_MAX_BYTES + 64)
@@ -54,16 +57,23 @@ _SPACE = socket.CMSG_SPACE(4 * creator.DESCRIPTORS)
 _CLOEXEC = int(socket.MSG_CMSG_CLOEXEC)
 
 
-def run(spares: socket.socket, notify: int, preloaded: Preloaded) -> None:
+def run(
+    spares: socket.socket, notify: int, preloaded: Preloaded, kinds: int,
+    rehearse: Callable[[], None],
+) -> None:  # fmt: skip
     """Wait for an order, make a container's process, and stay until that has ended and is on
     record; then be a spare again, as long as nothing is left of the container. `notify` is told
-    when this shim is a spare no more (its pid) and when it is one again (+pid)."""
+    when this shim is a spare no more (its pid, and what namespaces were ordered) and when it is one
+    again (+pid). `kinds`: namespaces to clone a process into ahead of the order, where it does
+    `rehearse` first; 0: do not."""
     os.setsid()
     settle()
     for left in reversed(range(LIVES_MAX)):
         shim = Shim(preloaded)
-        if not shim.begin(spares, notify):
+        if not shim.begin(spares, notify, kinds, rehearse):
             return
+        if kinds:
+            kinds = cloning.kinds()
         shim.serve()
         if not left or not _is_childless():
             return
@@ -108,15 +118,24 @@ class Shim:
         self._starting = b""  # the request to run that is under way
         self._hung_up = False
 
-    def begin(self, spares: socket.socket, notify: int) -> bool:
+    def begin(
+        self, spares: socket.socket, notify: int, kinds: int = 0,
+        rehearse: Callable[[], None] = lambda: None,
+    ) -> bool:  # fmt: skip
         """Clone the container's init for a creator and take over what that makes of it; False
-        where nothing comes of it, of which the creator tells the agent."""
+        where nothing comes of it, of which the creator tells the agent. `kinds`, `rehearse`: see
+        run."""
         self.wake_up()
-        order = cloning.receive(spares)
-        if order is None:
+        waiting = None
+        try:
+            order = cloning.receive(spares, _IDLE_S if kinds else 0.0)
+        except TimeoutError:
+            waiting = cloning.ahead(kinds, rehearse)
+            order = cloning.receive(spares)
+        if order is None:  # a process cloned ahead ends with us
             return False
-        process = cloning.obey(*order)
-        os.write(notify, b"%d" % os.getpid())
+        process = cloning.obey(*order, waiting)
+        os.write(notify, b"%d %d" % (os.getpid(), cloning.kinds()))
         if process is None:
             return False
         pid, pidfd, reply = process

@@ -29,13 +29,19 @@ from types import FrameType
 
 from agent.shim import container, creator, gathering, protocol, rehearsal, supervisor
 from agent.syscalls import descriptors as fds
-from agent.syscalls import processes, supervision
+from agent.syscalls import namespaces, processes, supervision
 
 # Shims that wait for an order: at least, and with those whose container has ended at most.
 SPARES = 2
 SPARES_MAX = 4
 CREATORS = 2
 _RESPAWN_DELAY_S = 0.1
+# Namespaces of a task, until the first container has told.
+_KINDS = (
+    namespaces.CLONE_NEWUSER | namespaces.CLONE_NEWNS | namespaces.CLONE_NEWPID
+    | namespaces.CLONE_NEWNET | namespaces.CLONE_NEWIPC | namespaces.CLONE_NEWUTS
+)  # fmt: skip
+_NOTE_MAX_BYTES = 64
 _LARGE_BYTES = 1 << 16
 # Of CPython's obmalloc.c; what has 32 bytes are integers.
 _PIECE_BYTES = (32, 512)
@@ -87,6 +93,7 @@ def main(descriptor: int, cgroup: str = "") -> None:
     _fill_up()
     gc.freeze()
     gc.disable()
+    kinds = _KINDS if preloaded.clones_ahead else 0
     os.write(descriptor, json.dumps({"hello": protocol.VERSION, "pid": os.getpid()}).encode())
 
     def create() -> None:
@@ -97,7 +104,9 @@ def main(descriptor: int, cgroup: str = "") -> None:
     def shim() -> None:
         os.close(descriptor)
         os.close(orders.fileno())  # by number: a socket's close() does more, on shared memory
-        supervisor.run(spares, notify, preloaded)
+        supervisor.run(
+            spares, notify, preloaded, kinds, lambda: rehearsal.init(preloaded)
+        )  # fmt: skip
 
     while True:
         while len(_creators) < CREATORS:
@@ -110,14 +119,16 @@ def main(descriptor: int, cgroup: str = "") -> None:
             if fd == descriptor:
                 signal.set_wakeup_fd(-1)
                 return
-            note = os.read(taken, 16)
+            note = os.read(taken, _NOTE_MAX_BYTES)
             _reap()
             if note.startswith(b"+"):
                 _waiting.update(_shims & {int(note)})
                 if len(_waiting) > SPARES_MAX:
                     orders.send(b"")  # whichever spare gets it ends, as at the end of the stream
             elif len(note) > 1:
-                _waiting.discard(int(note))
+                pid, last = map(int, note.split())
+                _waiting.discard(pid)
+                kinds = last if kinds else 0
             elif len(_waiting) < SPARES:
                 time.sleep(_RESPAWN_DELAY_S)  # a spare died of itself; the next one may as well
 

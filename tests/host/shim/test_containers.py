@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from agent.logs import read
-from agent.shim import protocol
+from agent.runtime.cgroups import Kind
+from agent.shim import container, protocol
 from agent.shims import ShimError, Shims, State, fleet
 from agent.shims.channel import greet
 from tests.host.shim.conftest import MakeBundle, alive, eventually, next_exit, processes_of
@@ -55,6 +56,36 @@ async def test_a_created_container_is_held(shims: Shims, bundle: MakeBundle, sta
     await shims.run("held")
     assert (await next_exit(shims)).exit_code == 0
     assert await log(state, "held") == [("stdout", b"begun")]
+
+
+def waiting(shims: Shims) -> list[int]:
+    """Processes that spares have cloned ahead."""
+    below = [pid for shim in children(shims.zygote_pid) for pid in children(shim)]
+    return [pid for pid in below if Path(f"/proc/{pid}/comm").read_text() == "bayplan-init\n"]
+
+
+def children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+async def test_what_is_cloned_ahead_holds_nothing(shims: Shims, bundle: MakeBundle) -> None:
+    """It has a socket alone, becomes the next container's init, and ends with the spares."""
+    if container.preload().hierarchy.kind is Kind.V2:
+        assert waiting(shims) == []
+        return
+    await eventually(lambda: len(waiting(shims)) == 2)
+    ahead = waiting(shims)
+
+    def held(pid: int) -> list[str]:
+        """All but 0, 1 and 2; a rehearsal may still be under way."""
+        fds = sorted(int(fd) for fd in os.listdir(f"/proc/{pid}/fd"))
+        return [os.readlink(f"/proc/{pid}/fd/{fd}").partition(":")[0] for fd in fds if fd > 2]
+
+    await eventually(lambda: all(held(pid) == ["socket"] for pid in ahead))
+    ahead.remove(await start(shims, bundle, "next", "sleep", "60"))
+    await shims.delete("next")
+    await shims.close()
+    await eventually(lambda: not alive(ahead[0]))
 
 
 async def test_a_held_container_can_be_deleted(shims: Shims, bundle: MakeBundle) -> None:
