@@ -37,14 +37,18 @@ from controller.scheduler.filters import (
     own_affinities,
     resource_filters,
 )
-from controller.scheduler.frame import Bools, Ints, amounts
+from controller.scheduler.frame import AMOUNTS, Bools, Ints, amounts
 from controller.scheduler.levels import Level, levels_of
 from controller.scheduler.preempt import Preemptor
 from controller.scheduler.quota import Quotas
+from controller.scheduler.repack import Packed, repack
 from controller.scheduler.score import Cost
 
 NAMES_MAX = 5
 """Tasks that a sentence names."""
+REPACKED_MAX = 2000
+"""Tasks of one plan that are looked at together once more; of more, what is lost at the edges is
+a small share."""
 
 ClassKey = tuple[str, int, str, tuple[str, ...], str, str, str]
 
@@ -54,10 +58,13 @@ def schedule(
 ) -> Plan:
     """Place what fits; explain the rest. Classes go by priority, then in the order their oldest
     task came, so that a task that has waited is not overtaken by a later one of the same needs;
-    a service that must be near another one comes after it."""
+    a service that must be near another one comes after it. Where all found a place, what is
+    packed is looked at together once more."""
     made = _Made(Columns(view), Quotas(view.quotas), seed, rules or Rules())
-    for tasks in _ordered(pending, made):
+    classes = _ordered(pending, made)
+    for tasks in classes:
         made.place(tasks)
+    made.tighten(classes)
     return Plan(placed=made.placed, unplaced=made.unplaced, preemptions=tuple(made.preemptions))
 
 
@@ -174,6 +181,7 @@ class _Made:
         self._seed = seed
         self._rules = rules
         self._preemptor = Preemptor(columns, rules.disruptable)
+        self._loose: list[tuple[list[PendingTask], Packed]] = []
 
     def policy(self, pending: PendingTask) -> PlacementPolicy:
         own = pending.placement.policy
@@ -239,6 +247,9 @@ class _Made:
             rows, search.need, first.task.service_uid, ports.booked, exclusive=ports.exclusive
         )
         self._quotas.use(first.task.namespace, first.template, len(rows))
+        if search.loose and not ports.booked:
+            need = tuple(int(n) for n in search.need)
+            self._loose.append((tasks, Packed(need, search.allowed(), list(rows))))
         requests = first.template.devices
         nodes = columns.view.nodes
         shared: dict[int, Placed] = {}
@@ -249,6 +260,42 @@ class _Made:
                 placed = Placed(node=nodes[row].name, ports=ports.published, devices=devices)
                 shared[row] = placed
             self.placed[task.task.uid] = placed
+
+    def tighten(self, classes: Sequence[list[PendingTask]]) -> None:
+        """Put what was packed, and what nothing but room keeps where it is, on fewer nodes, if
+        there is a way. Explanations and preemptions rest on the plan as it is: then it stays."""
+        if self.unplaced or not 1 < sum(len(p.rows) for _, p in self._loose) <= REPACKED_MAX:
+            return
+        named = {
+            service_key(affinity, tasks[0].task.namespace)
+            for tasks in classes
+            for affinity in (*tasks[0].placement.near, *tasks[0].placement.apart)
+        }
+        loose = [
+            (tasks, packed)
+            for tasks, packed in self._loose
+            if (tasks[0].task.namespace, tasks[0].task.service) not in named
+        ]
+        opened = self._opened([packed for _, packed in loose])
+        before = [list(packed.rows) for _, packed in loose]
+        if len(opened) < 2 or not repack([packed for _, packed in loose], opened):
+            return
+        nodes = self.columns.view.nodes
+        for (tasks, packed), were in zip(loose, before, strict=True):
+            for task, row, old in zip(tasks, packed.rows, were, strict=True):
+                if row != old:
+                    self.placed[task.task.uid] = Placed(node=nodes[row].name, ports=())
+
+    def _opened(self, loose: Sequence[Packed]) -> dict[int, tuple[int, ...]]:
+        """The nodes that were empty, and have these tasks alone now."""
+        frame, left = self.columns.frame, self.columns.free.copy()
+        rows = sorted({row for packed in loose for row in packed.rows})
+        for packed in loose:
+            for row in packed.rows:
+                left[:, row] += packed.need
+        empty = (frame.free >= frame.allocatable).all(axis=0)
+        alone = empty & (left == frame.free).all(axis=0)
+        return {row: tuple(frame.free[:, row].tolist()) for row in rows if alone[row]}
 
     def _wait(self, tasks: Sequence[PendingTask], explanation: Explanation) -> None:
         for task in tasks:
@@ -328,6 +375,22 @@ class Search:
             counts = columns.dense_counts(uid)
             self.levels = levels_of(columns, placement, together, counts, rows, found.room, wanted)
         self.choice = Choice(rows, found.room, self.cost, self.levels, wanted)
+
+    @property
+    def loose(self) -> bool:
+        """The class is packed, and on nodes that are alike to it but for their room."""
+        placement, task = self._pending.placement, self._pending.task
+        repelled = self._columns.repelled_by((task.namespace, task.service))
+        tied = any((placement.near, placement.apart, placement.distinct, self.levels, repelled))
+        return set(self.cost.parts) == {"pack"} and not tied and not self._pending.template.devices
+
+    def allowed(self) -> Bools:
+        """Nodes that lack nothing for the class, or nothing but room."""
+        rows = self._found.rows.copy()
+        for fallen in self._found.fallen:
+            if fallen.name in AMOUNTS:
+                rows |= fallen.rows
+        return rows
 
     def closed_rows(self) -> Bools:
         """Nodes that a rule over values keeps the next task from."""
