@@ -494,7 +494,10 @@ class Agent:
         return metrics.Snapshot(
             tasks=[
                 metrics.TaskSample(
-                    service=services[s.uid], status=s, cgroup=self._bundles.cgroup(s.uid)
+                    service=services[s.uid],
+                    status=s,
+                    cgroup=self._bundles.cgroup(s.uid),
+                    log_directory=self._bundles.log_directory(s.uid),
                 )
                 for s in self._core.statuses()
             ],

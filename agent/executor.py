@@ -33,7 +33,7 @@ from agent.volumes import VolumeError, Volumes
 from bayplan.model.assignment import Assignment
 from bayplan.model.errors import BayplanError
 from bayplan.model.event import Event
-from bayplan.model.service import MountKind, UserNamespace
+from bayplan.model.service import LogPolicy, MountKind, UserNamespace
 from bayplan.model.task import TaskStatus
 
 T = TypeVar("T")
@@ -378,7 +378,10 @@ class Executor:
                 self._parts.bundles.write, assignment, image, id_base=base, sources=sources
             )
             created = await self._parts.shims.create(
-                uid, bundle, stdin=template.stdin or template.tty
+                uid,
+                bundle,
+                stdin=template.stdin or template.tty,
+                log_blocks=template.log is not None and template.log.policy is LogPolicy.BLOCK,
             )
         self._incarnations[uid] = incarnation
         return on.Created(uid=uid, incarnation=incarnation, pid=created.pid)

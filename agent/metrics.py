@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -19,6 +20,7 @@ from prometheus_client.core import (
 )
 
 from agent.runtime import cgroups
+from agent.shim import log_writer
 from bayplan.model.task import FINAL, Health, TaskState, TaskStatus
 
 TASKS_MAX: Final = 2000
@@ -27,11 +29,12 @@ TASK_LABELS: Final = ("namespace", "service", "task")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskSample:
-    """A task and where its control group is."""
+    """A task and where its control group and its log are."""
 
     service: str
     status: TaskStatus
     cgroup: str
+    log_directory: Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +145,12 @@ def _tasks(tasks: Iterable[TaskSample]) -> Iterator[Metric]:
     oom = CounterMetricFamily(
         "bayplan_task_oom_kills", "Processes killed at the memory limit.", labels=TASK_LABELS
     )
+    lines = CounterMetricFamily(
+        "bayplan_task_log_dropped_lines",
+        "Lines of output that its log could not take.",
+        labels=TASK_LABELS,
+    )
+    size = CounterMetricFamily("bayplan_task_log_dropped_bytes", "Their bytes.", labels=TASK_LABELS)
     healthy = GaugeMetricFamily(
         "bayplan_task_healthy", "1 while its check passes; absent: no check.", labels=TASK_LABELS
     )
@@ -153,6 +162,9 @@ def _tasks(tasks: Iterable[TaskSample]) -> Iterator[Metric]:
         labels = (status.namespace, task.service, status.task)
         up.add_metric(labels, status.state is TaskState.RUNNING and not status.restarting_until_at)
         restarts.add_metric(labels, max(0, status.incarnation - 1))
+        dropped = log_writer.dropped(str(task.log_directory))
+        lines.add_metric(labels, dropped[0])
+        size.add_metric(labels, dropped[1])
         if status.health is not Health.NONE:
             healthy.add_metric(labels, status.health is Health.HEALTHY)
         if not status.pid:
@@ -173,7 +185,7 @@ def _tasks(tasks: Iterable[TaskSample]) -> Iterator[Metric]:
             stalled.add_metric((*labels, "memory"), stats.memory_stalled_ns / 1e9)
             stalled.add_metric((*labels, "io"), stats.io_stalled_ns / 1e9)
     yield from (up, restarts, healthy, cpu, throttled, memory, limit, pids)
-    yield from (read, written, oom, stalled)
+    yield from (read, written, oom, stalled, lines, size)
 
 
 def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:

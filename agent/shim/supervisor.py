@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 from agent.runtime import channel, start
 from agent.shim import cloning, container, conversation, creator, orders, protocol
 from agent.shim.connection import Connection
-from agent.shim.log_writer import LogWriter
+from agent.shim.log_writer import RETRY_S, LogWriter
 from agent.shim.protocol import ExitRecord
 from agent.shim.request import Request
 from agent.syscalls import supervision
@@ -117,6 +117,7 @@ class Shim:
         self._conversations: dict[int, int] = {}
         self._starting = b""  # the request to run that is under way
         self._hung_up = False
+        self._blocked = False  # nothing is read, so that the container waits for its log
 
     def begin(
         self, spares: socket.socket, notify: int, kinds: int = 0,
@@ -190,7 +191,7 @@ class Shim:
             self._epoll.register(fd, select.EPOLLIN)
         self._reap()
         while self._record is None:
-            for fd, _ in self._epoll.poll():
+            for fd, _ in self._epoll.poll(RETRY_S if self._blocked else -1):
                 if fd == self._stdout:
                     self._on_output(fd, "stdout")
                 elif fd == self._stderr:
@@ -205,6 +206,8 @@ class Shim:
                     self._on_started()
                 elif fd in self._connections:  # not taken by an earlier event of this turn
                     self._on_request(fd)
+            if self._blocked:
+                self._retry()
         return self._record
 
     # The container -----------------------------------------------------------------------------
@@ -276,6 +279,9 @@ class Shim:
         self._state = "exited"
         if not self._private_pids:  # else the kernel ended all with the init, pid_namespaces(7)
             self._kill()
+        if self._blocked and self._log is not None:
+            self._log.unblock()
+            self._read_on()
         self._drain()
         if self._log is not None:
             self._log.close()
@@ -346,9 +352,29 @@ class Shim:
     # Output ------------------------------------------------------------------------------------
 
     def _on_output(self, fd: int, stream: str) -> None:
+        if self._blocked:  # by an earlier event of this turn
+            return
         for _ in range(_READS_PER_TURN):
-            if self._read(fd, stream) < _READ_BYTES:
+            count = self._read(fd, stream)
+            if self._log is not None and self._log.blocked:
+                self._blocked = True
+                for output in (self._stdout, self._stderr):
+                    self._epoll.unregister(output)
                 return
+            if count < _READ_BYTES:
+                return
+
+    def _retry(self) -> None:
+        """Go on reading once what was read is on disk."""
+        assert self._log is not None
+        self._log.retry()
+        if not self._log.blocked:
+            self._read_on()
+
+    def _read_on(self) -> None:
+        self._blocked = self._hung_up = False
+        for output in (self._stdout, self._stderr):
+            self._epoll.register(output, select.EPOLLIN)
 
     def _read(self, fd: int, stream: str) -> int:
         try:

@@ -117,9 +117,12 @@ class Shims:
         await asyncio.gather(*self._background, return_exceptions=True)
         self._exits.put_nowait(None)
 
-    async def create(self, uid: str, bundle: Path, *, stdin: bool = False) -> Created:
+    async def create(
+        self, uid: str, bundle: Path, *, stdin: bool = False, log_blocks: bool = False
+    ) -> Created:
         """Make the container of the bundle and hold its init before execve. `stdin`: its input is
         a pipe that attach() writes to, else nothing; a terminal is its own input.
+        `log_blocks`: while its log cannot be written it waits, instead of losing output.
 
         ShimError: the bundle is wrong, the host refuses, or no shim came up. Then nothing is
         left but the directory."""
@@ -130,7 +133,7 @@ class Shims:
         for name in (protocol.EXIT, protocol.SOCKET):
             (bundle / name).unlink(missing_ok=True)
         reader, writer = await self._zygote.fork(
-            Request(uid, str(bundle), self._log_max_bytes, self._log_files, stdin)
+            Request(uid, str(bundle), self._log_max_bytes, self._log_files, stdin, log_blocks)
         )
         try:
             async with asyncio.timeout(CREATE_DEADLINE_S):

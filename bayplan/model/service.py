@@ -36,6 +36,14 @@ class MountKind(StrEnum):
     VOLUME = "volume"
 
 
+class LogPolicy(StrEnum):
+    """What happens to output while the log cannot be written. DROP: it is counted, and missing.
+    BLOCK: the container waits as soon as its pipe is full."""
+
+    DROP = "drop"
+    BLOCK = "block"
+
+
 class RestartCondition(StrEnum):
     ALWAYS = "always"
     ON_FAILURE = "on_failure"
@@ -196,6 +204,13 @@ class Fencing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Logging:
+    """How a host keeps the output of a task."""
+
+    policy: LogPolicy = LogPolicy.DROP
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceRequest:
     """Devices of one name on the task's node. `millis`: a multiple of 1000 for whole ones, which
     nobody else gets then, or less than 1000 for a share of a single one. `model` empty: any."""
@@ -207,7 +222,7 @@ class DeviceRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskTemplate:
-    """Everything that restarts a task's container when it changes."""
+    """Everything that restarts a task's container when it changes. `log` None: as by default."""
 
     image: str
     command: tuple[str, ...] = ()
@@ -232,6 +247,7 @@ class TaskTemplate:
     fencing: Fencing | None = None
     stdin: bool = False
     tty: bool = False
+    log: Logging | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,6 +23,8 @@ from bayplan.model.service import (
     Fencing,
     HealthCheck,
     HttpCheck,
+    Logging,
+    LogPolicy,
     Mount,
     MountKind,
     Placement,
@@ -52,6 +54,7 @@ from bayplan.spec.fields import (
     FencingFields,
     HealthFields,
     JobFields,
+    LogFields,
     MountFields,
     PlacementFields,
     PortFields,
@@ -155,6 +158,11 @@ def _fencing(fields: FencingFields | None) -> Fencing | None:
     return None if fields is None else Fencing(**_given(lease_s=fields.lease))
 
 
+def _log(fields: LogFields) -> Logging | None:
+    """None for the default, also where it was written out: that shall restart nobody."""
+    return None if fields.policy is LogPolicy.DROP else Logging(policy=fields.policy)
+
+
 def _portion(text: str | None) -> Portion | None:
     if text is None:
         return None
@@ -191,6 +199,7 @@ def _template(fields: TaskFields, problems: list[Problem]) -> TaskTemplate:
             DeviceRequest(name=n, millis=d.count, model=d.model or "")
             for n, d in fields.resources.devices.items()
         ),
+        log=_log(fields.log),
     )
 
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJson
 from pydantic_core import core_schema
 
 from bayplan.model.service import (
+    LogPolicy,
     NetworkMode,
     OnFailure,
     PlacementPolicy,
@@ -244,6 +245,15 @@ class FencingFields(Fields):
     )
 
 
+class LogFields(Fields):
+    """How a host keeps what tasks write to their output."""
+
+    policy: Annotated[LogPolicy, *choice(LogPolicy)] = Field(
+        default=LogPolicy.DROP,
+        description="while the log cannot be written: drop (and count), or block the container",
+    )
+
+
 class PreferFields(Fields):
     """A wish that never makes a task wait; short form: the expression."""
 
@@ -412,6 +422,7 @@ class TaskFields(Fields):
     )
     health: HealthFields | None = Field(default=None, description="how to tell that a task serves")
     stop: StopFields = Field(default=StopFields(), description="signal and grace")
+    log: LogFields = Field(default=LogFields(), description="policy: drop or block")
     placement: PlacementFields = Field(
         default=PlacementFields(), description="require, prefer, spread, near, apart and more"
     )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
+import struct
+import termios
 from pathlib import Path
 from typing import Any
 
@@ -82,3 +85,13 @@ def make_bundle(directory: Path, layer: Path, *args: str, memory_bytes: int = 0)
     }
     (directory / "layers.json").write_text(json.dumps(layers))
     return directory
+
+
+def waiting_bytes(directory: Path) -> int:
+    """What the container wrote and the shim has not read."""
+    fd = os.open(directory / "stdio" / "stdout", os.O_RDWR | os.O_NONBLOCK)
+    try:
+        (count,) = struct.unpack("i", fcntl.ioctl(fd, termios.FIONREAD, b"\0" * 4))
+    finally:
+        os.close(fd)
+    return int(count)

@@ -337,6 +337,7 @@ async def test_metrics_are_for_operators_and_pass_promtool(
     labels = '{namespace="prod",service="web",task="web.1.1"}'
     assert f"bayplan_task_running{labels} 1.0" in text
     assert f"bayplan_task_pids{labels} 1.0" in text
+    assert f"bayplan_task_log_dropped_lines_total{labels} 0.0" in text
     assert "bayplan_agent_session_connected 1.0" in text
     assert re.search(r"^bayplan_agent_log_lines_lost_total [1-9]", text, re.MULTILINE)
     for other in (node, revoked):

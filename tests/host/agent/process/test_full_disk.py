@@ -13,8 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from bayplan.model.service import RestartPolicy, StopPolicy
+from agent import logs
+from bayplan.model.service import (
+    Logging,
+    LogPolicy,
+    RestartCondition,
+    RestartPolicy,
+    StopPolicy,
+)
 from tests.host.agent.process.scripted import Controller, Machine, an_assignment
+from tests.host.shim.bundles import waiting_bytes
 from tests.patience import PATIENCE
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(90)]
@@ -101,6 +109,31 @@ async def test_a_full_disk_is_told_and_survived(
     await controller.until(lambda: "CheckpointUnwritable" not in controller.conditions)
     assert controller.statuses["stays"].pid == stays.pid
     assert len(controller.hellos) == 1  # the same agent, and the same session, all the time
+
+
+async def test_a_task_whose_log_blocks_waits_for_the_disk(
+    controller: Controller, disk: Disk, machine: Machine
+) -> None:
+    """What it writes while the disk is full, more than its pipe holds, is in its log later."""
+    script = "trap 'yes line | head -n 40000; exit 0' TERM; while :; do sleep 0.1; done"
+    controller.assignments["t1"] = an_assignment(
+        command=("sh", "-c", script),
+        log=Logging(policy=LogPolicy.BLOCK),
+        restart=RestartPolicy(condition=RestartCondition.NEVER),
+    )
+    machine.start()
+    status = await controller.until_state("t1", "running")
+    disk.fill()
+    directory = machine.state / "tasks" / "t1"
+    async with asyncio.timeout(20 * PATIENCE):
+        while waiting_bytes(directory) < 60_000:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(status.pid, signal.SIGTERM)  # the first may come before the trap
+            await asyncio.sleep(0.1)
+    disk.free()
+    assert await _exit_code(machine, "t1") == 0
+    lines = [record.line async for record in logs.read(directory / "log")]
+    assert lines == [b"line"] * 40_000
 
 
 async def test_the_end_of_a_container_is_recorded_on_a_full_disk(

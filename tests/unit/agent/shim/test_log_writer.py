@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.shim.log_writer import LINE_MAX_BYTES, LogWriter
+from agent.shim.log_writer import LINE_MAX_BYTES, LogWriter, dropped
 
 STAMP = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z "
 
@@ -101,37 +101,99 @@ def test_a_new_writer_appends(tmp_path: Path) -> None:
     assert contents(tmp_path) == ["stdout F first", "stdout F second"]
 
 
-def test_a_full_disk_drops_lines_and_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """While nothing can be written lines are counted; the first line after says how many."""
-    real_write = os.write
-    room = [1 << 20]
-    now = [0.0]
+class Disk:
+    """So many bytes can still be written; `now` is the writer's clock."""
 
-    def write(fd: int, data: bytes) -> int:
-        if room[0] == 0:
+    def __init__(self) -> None:
+        self.room = 1 << 20
+        self.now = 0.0
+        self._write = os.write
+
+    def write(self, fd: int, data: bytes) -> int:
+        if self.room == 0:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        done = real_write(fd, data[: room[0]])
-        room[0] -= done
+        done = self._write(fd, data[: self.room])
+        self.room -= done
         return done
 
-    monkeypatch.setattr("agent.shim.log_writer.os.write", write)
-    monkeypatch.setattr("agent.shim.log_writer.time.monotonic", lambda: now[0])
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    """What the writer writes to."""
+    made = Disk()
+    monkeypatch.setattr("agent.shim.log_writer.os.write", made.write)
+    monkeypatch.setattr("agent.shim.log_writer.time.monotonic", lambda: made.now)
+    return made
+
+
+def test_a_full_disk_drops_lines_and_says_so(tmp_path: Path, disk: Disk) -> None:
+    """While nothing can be written lines are counted; the first line after says how many."""
     log = LogWriter(str(tmp_path), 1 << 20, 2)
     log.write("stdout", b"before\n")
-    room[0] = 10  # the next line fits only in part
+    disk.room = 10  # the next line fits only in part
     log.write("stdout", b"lost\nlost\n")
     log.write("stdout", b"lost\n")
-    room[0] = 1 << 20
-    now[0] = 5.0
+    assert dropped(str(tmp_path)) == (2, 10)  # written down at most once a second
+    disk.room, disk.now = 1 << 20, 5.0
     log.write("stdout", b"after\n")
+    assert dropped(str(tmp_path)) == (3, 15)
     log.close()
     assert contents(tmp_path) == [
         "stdout F before",
-        "stderr F [bayplan: 3 lines were not logged: No space left on device]",
+        "stderr F [bayplan: 3 lines (15 bytes) were not logged: No space left on device]",
         "stdout F after",
     ]
+
+
+def test_what_is_dropped_adds_up_over_gaps_and_runs(tmp_path: Path, disk: Disk) -> None:
+    """Each gap has a line with its own count; `dropped` has the sum, also of a killed shim's."""
+    assert dropped(str(tmp_path)) == (0, 0)
+    os.symlink("unfinished", tmp_path / "dropped.new")
+    for _ in range(2):
+        log = LogWriter(str(tmp_path), 1 << 20, 2)
+        for _ in range(2):
+            disk.room = 0
+            log.write("stdout", b"12\n")
+            disk.now += 5.0
+            log.write("stderr", b"345\n")
+            disk.room, disk.now = 1 << 20, disk.now + 5.0
+            log.write("stdout", b"kept\n")
+    assert dropped(str(tmp_path)) == (8, 28)
+    gap = "stderr F [bayplan: 2 lines (7 bytes) were not logged: No space left on device]"
+    assert contents(tmp_path) == [gap, "stdout F kept"] * 4
+    assert sorted(os.listdir(tmp_path)) == ["current", "dropped"]
+
+
+def test_what_is_to_be_kept_waits_and_is_written_once(tmp_path: Path, disk: Disk) -> None:
+    """A writer that keeps says that it is blocked until a retry has written all, in order."""
+    log = LogWriter(str(tmp_path), 1 << 20, 2, keep=True)
+    log.write("stdout", b"one\n")
+    blocked = [log.blocked]
+    disk.room = 10
+    log.write("stdout", b"two\nthree\n")
+    blocked.append(log.blocked)
+    log.write("stderr", b"four\n")
+    log.retry()
+    blocked.append(log.blocked)
+    disk.room = 1 << 20
+    log.retry()
+    blocked.append(log.blocked)
+    log.close()
+    assert blocked == [False, True, True, False]
+    kept = ["stdout F one", "stdout F two", "stdout F three", "stderr F four"]
+    assert contents(tmp_path) == kept
+    assert dropped(str(tmp_path)) == (0, 0)
+
+
+def test_what_is_kept_is_dropped_once_nobody_waits(tmp_path: Path, disk: Disk) -> None:
+    """At the end of the container what cannot be written is counted like any other."""
+    log = LogWriter(str(tmp_path), 1 << 20, 2, keep=True)
+    disk.room = 0
+    log.write("stdout", b"one\ntwo\nrest")
+    blocked = [log.blocked]
+    log.close()
+    assert [*blocked, log.blocked] == [True, False]
+    assert dropped(str(tmp_path)) == (3, 8 + len("rest") + 1)
 
 
 def test_a_really_full_file_system(tmp_path: Path) -> None:

@@ -289,6 +289,7 @@ FIELD_ERRORS = [
         "[/bin/app, --verbose]",
     ),
     ("userns: mine", 'userns: "mine" is not one of private, host'),
+    ("log: {policy: wait}", 'log.policy: "wait" is not one of drop, block'),
 ]
 
 

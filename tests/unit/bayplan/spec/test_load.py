@@ -15,6 +15,8 @@ from bayplan.model.service import (
     ConstraintOperator,
     EnvVar,
     HttpCheck,
+    Logging,
+    LogPolicy,
     Mount,
     MountKind,
     Port,
@@ -104,6 +106,13 @@ restart: never
     assert template.command == ("sh", "-c", 'echo "a b"')
     assert template.args == ("1", "2")
     assert str(template.restart.condition) == "never"
+
+
+def test_the_default_of_a_log_written_out_is_the_default() -> None:
+    """Which replaces no task; another policy is part of the template."""
+    assert service("log: {policy: drop}\n") == service("log: {}\n") == service("")
+    log = service("log: {policy: block}\n").template.log
+    assert log == Logging(policy=LogPolicy.BLOCK)
 
 
 def test_anchors_and_merges_work() -> None:

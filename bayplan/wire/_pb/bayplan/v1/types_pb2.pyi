@@ -92,6 +92,22 @@ MOUNT_KIND_TMPFS: MountKind.ValueType  # 1
 MOUNT_KIND_BIND: MountKind.ValueType  # 2
 MOUNT_KIND_VOLUME: MountKind.ValueType  # 3
 
+class _LogPolicy:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LogPolicyEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_LogPolicy.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    LOG_POLICY_UNSPECIFIED: _LogPolicy.ValueType  # 0
+    LOG_POLICY_DROP: _LogPolicy.ValueType  # 1
+    LOG_POLICY_BLOCK: _LogPolicy.ValueType  # 2
+
+class LogPolicy(_LogPolicy, metaclass=_LogPolicyEnumTypeWrapper): ...
+
+LOG_POLICY_UNSPECIFIED: LogPolicy.ValueType  # 0
+LOG_POLICY_DROP: LogPolicy.ValueType  # 1
+LOG_POLICY_BLOCK: LogPolicy.ValueType  # 2
+
 class _RestartCondition:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -803,6 +819,23 @@ class Fencing(message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
+class Logging(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: builtins.int
+    policy: LogPolicy.ValueType
+    def __init__(
+        self,
+        *,
+        policy: LogPolicy.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["policy", b"policy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
 class TaskTemplate(message.Message):
     DESCRIPTOR: descriptor.Descriptor
 
@@ -829,6 +862,7 @@ class TaskTemplate(message.Message):
     FENCING_FIELD_NUMBER: builtins.int
     STDIN_FIELD_NUMBER: builtins.int
     TTY_FIELD_NUMBER: builtins.int
+    LOG_FIELD_NUMBER: builtins.int
     image: builtins.str
     working_dir: builtins.str
     user: builtins.str
@@ -867,6 +901,10 @@ class TaskTemplate(message.Message):
     def devices(self) -> containers.RepeatedCompositeFieldContainer[DeviceRequest]: ...
     @builtins.property
     def fencing(self) -> Fencing: ...
+    @builtins.property
+    def log(self) -> Logging:
+        """Absent: output is dropped while the log cannot be written."""
+
     def __init__(
         self,
         *,
@@ -893,10 +931,11 @@ class TaskTemplate(message.Message):
         fencing: Fencing | None = ...,
         stdin: builtins.bool = ...,
         tty: builtins.bool = ...,
+        log: Logging | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["fencing", b"fencing", "health", b"health", "resources", b"resources", "restart", b"restart", "stop", b"stop"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["fencing", b"fencing", "health", b"health", "log", b"log", "resources", b"resources", "restart", b"restart", "stop", b"stop"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["args", b"args", "cap_add", b"cap_add", "cap_drop", b"cap_drop", "command", b"command", "devices", b"devices", "env", b"env", "fencing", b"fencing", "files", b"files", "health", b"health", "hostname", b"hostname", "image", b"image", "mounts", b"mounts", "network", b"network", "ports", b"ports", "read_only_rootfs", b"read_only_rootfs", "resources", b"resources", "restart", b"restart", "stdin", b"stdin", "stop", b"stop", "tty", b"tty", "user", b"user", "user_namespace", b"user_namespace", "working_dir", b"working_dir"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["args", b"args", "cap_add", b"cap_add", "cap_drop", b"cap_drop", "command", b"command", "devices", b"devices", "env", b"env", "fencing", b"fencing", "files", b"files", "health", b"health", "hostname", b"hostname", "image", b"image", "log", b"log", "mounts", b"mounts", "network", b"network", "ports", b"ports", "read_only_rootfs", b"read_only_rootfs", "resources", b"resources", "restart", b"restart", "stdin", b"stdin", "stop", b"stop", "tty", b"tty", "user", b"user", "user_namespace", b"user_namespace", "working_dir", b"working_dir"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
