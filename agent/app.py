@@ -41,7 +41,7 @@ from bayplan.log import LINES
 from bayplan.model.assignment import Assignment
 from bayplan.model.errors import Conflict, Unavailable
 from bayplan.model.event import Event, Severity
-from bayplan.model.node import Node, NodeCondition, NodeReport
+from bayplan.model.node import CHECKPOINT_UNWRITABLE, Node, NodeCondition, NodeReport
 from bayplan.model.service import Protocol
 from bayplan.model.task import FINAL, TaskStatus
 from bayplan.oci.registry import CONNECT_S, SEVERAL_CONNECT_S, Endpoint
@@ -361,7 +361,7 @@ class Agent:
         if self._network_problem:
             conditions.append(NodeCondition(type="Forwarding", message=self._network_problem))
         if problem := self._executor.checkpoint_problem:
-            conditions.append(NodeCondition(type="CheckpointUnwritable", message=problem))
+            conditions.append(NodeCondition(type=CHECKPOINT_UNWRITABLE, message=problem))
         found = await asyncio.to_thread(
             host.report,
             self._config,

@@ -19,6 +19,10 @@ class NodeState(StrEnum):
     LOST = "lost"
 
 
+CHECKPOINT_UNWRITABLE = "CheckpointUnwritable"
+"""The condition of a node whose agent cannot keep what it is told."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeCondition:
     """Something an operator should know of the host; `type` is a stable CamelCase word."""

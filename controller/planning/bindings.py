@@ -9,7 +9,7 @@ from bayplan.model.node import Device
 from bayplan.model.service import DeviceRequest, MountKind, Sticky
 from controller.planning.change import Change, placed_otherwise
 from controller.scheduler import ClusterView, PendingTask
-from controller.scheduler.base import ORDERS, WHOLE
+from controller.scheduler.base import ORDERS, OUT_OF_DISK, WHOLE
 from controller.scheduler.columns import Columns
 from controller.scheduler.devices import Inventory
 
@@ -112,7 +112,7 @@ def unbound(view: ClusterView, pending: PendingTask) -> Iterator[Change]:
         Change(f"without volume {shown} (its data stays on {name})", "volume", 2.0, without)
     )
     node = next((n for n in view.nodes if n.name == name), None)
-    if node is not None and node.blocked and node.blocked not in ORDERS:
+    if node is not None and node.blocked and node.blocked not in (*ORDERS, OUT_OF_DISK):
 
         def cluster(v: ClusterView) -> ClusterView:
             nodes = tuple(n for n in v.nodes if n.name != name)

@@ -25,7 +25,7 @@ from controller.planning.change import (
     with_node,
 )
 from controller.scheduler import ClusterView, PendingTask, Rules, schedule
-from controller.scheduler.base import ORDERS, POOL_ANY
+from controller.scheduler.base import ORDERS, OUT_OF_DISK, POOL_ANY
 from controller.scheduler.columns import Columns
 from controller.scheduler.filters import SHOW, Filter, constraint_rows, filters, negated
 from controller.scheduler.frame import AMOUNTS, amounts
@@ -196,6 +196,9 @@ def _edit(columns: Columns, pending: PendingTask, name: str, row: int) -> list[C
         case "state" if node.blocked in ORDERS:
             text = f"bay node uncordon {node.name} (it is {node.blocked})"
             return [Change(text, "order", 2.0, cluster=with_node(row, replace(node, blocked="")))]
+        case "state" if node.blocked == OUT_OF_DISK:
+            text = f"make room on the disk of {node.name}"
+            return [Change(text, "disk", 2.0, cluster=with_node(row, replace(node, blocked="")))]
         case _ if name in AMOUNTS:
             at = AMOUNTS.index(name)
             wanted = amounts(pending.template.resources)[at]

@@ -21,6 +21,8 @@ POOL_ANY = "all"
 
 ORDERS = frozenset({"draining", "cordoned"})
 """What `NodeView.blocked` says of a node that is heard from, and is to get nothing new."""
+OUT_OF_DISK = "out of disk"
+"""The same of one that is heard from and could not take anything on."""
 
 HostPort = tuple[int, Protocol]
 DeviceKey = tuple[str, str]

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from bayplan.model.node import Node, NodeReport, NodeState, NodeStatus
+from bayplan.model.node import CHECKPOINT_UNWRITABLE, Node, NodeReport, NodeState, NodeStatus
 from bayplan.model.quota import Quota, QuotaSpec
 from bayplan.model.resources import Resources
 from bayplan.model.service import NetworkMode, Service, TaskTemplate
 from bayplan.model.task import FINAL, DesiredState, Task
-from controller.scheduler.base import ClusterView, HostPort, NodeView, Occupant
+from controller.scheduler.base import OUT_OF_DISK, ClusterView, HostPort, NodeView, Occupant
 from controller.scheduler.bookings import Bookings
 from controller.scheduler.columns import service_key
 from controller.scheduler.frame import AMOUNTS, Facts, Frame, Ints, amounts, matrix
@@ -361,6 +361,8 @@ def blocked_by(node: Node, status: NodeStatus | None) -> str:
         return "draining"
     if node.cordoned:
         return "cordoned"
+    if any(c.type == CHECKPOINT_UNWRITABLE for c in status.report.conditions):
+        return OUT_OF_DISK
     return ""
 
 

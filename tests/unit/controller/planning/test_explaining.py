@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from bayplan.model.node import NodeReport, NodeState, NodeStatus, Taint
+from bayplan.model.node import (
+    CHECKPOINT_UNWRITABLE,
+    NodeCondition,
+    NodeReport,
+    NodeState,
+    NodeStatus,
+    Taint,
+)
 from bayplan.model.resources import Resources
 from bayplan.model.service import Constraint, ConstraintOperator, Placement
 from controller.planning import Explained
@@ -128,6 +136,22 @@ def test_taints_pools_and_orders() -> None:
         "tolerate: [gpu == a100]",
         "bay node uncordon h3 (it is cordoned)",
     ]
+
+
+def test_a_node_that_is_out_of_disk() -> None:
+    """Its agent could keep nothing new: nothing is placed there, and it is not to be removed."""
+    rig = a_cluster(h1=4 * GIB)
+    status = rig.store.tables.nodestatus["", "h1"].value
+    full = (NodeCondition(type=CHECKPOINT_UNWRITABLE, message="full"),)
+    rig.put(
+        Kind.NODE_STATUS,
+        ("", "h1"),
+        replace(status, report=replace(status.report, conditions=full)),
+    )
+    found = waiting(rig)
+    assert found.found.why is not None
+    assert "out of disk" in str(found.found.why)
+    assert changes(found)[0] == "make room on the disk of h1"
 
 
 def test_rules_over_values() -> None:
