@@ -121,7 +121,7 @@ def unbound(view: ClusterView, pending: PendingTask) -> Iterator[Change]:
         text = (
             f"bay node rm {name} --force (it is {node.blocked}): the volume begins empty elsewhere"
         )
-        yield _free(Change(text, "volume", 3.0, cluster=cluster))
+        yield _free(Change(text, "lost node", 3.0, cluster=cluster))
 
 
 def _free(change: Change) -> Change:

@@ -18,6 +18,7 @@ from bayplan.model.service import (
     Sticky,
     TaskTemplate,
 )
+from bayplan.model.task import TaskState
 from controller.planning import Explained, Supposition, suppose
 from controller.tables import Kind
 from tests.unit.controller.planning.foreseeing import (
@@ -200,3 +201,23 @@ def test_a_volume_whose_node_cannot_take_the_task() -> None:
     found = next(e for e in explained(rig) if not e.task.node)
     assert found.found.near_misses[0].lacks
     assert "without volume shop (its data stays on h1)" in changes(found)
+
+
+def test_a_volume_whose_node_is_lost() -> None:
+    """Its data is given up with the node, which then does what was told."""
+    rig = a_cluster(h1=8 * GIB, h2=8 * GIB)
+    mounts = (Mount(target="/d", kind=MountKind.VOLUME, source="shop"),)
+    template = TaskTemplate(image="app", resources=Resources(cpu_millis=100), mounts=mounts)
+    apply(rig, spec(template=template, replicas=1))
+    (task,) = rig.live()
+    rig.report(task, TaskState.FAILED, exit_code=1, finished_at=rig.now)
+    rig.node_state(task.node, NodeState.LOST)
+    rig.advance(30.0)
+    (found,) = explained(rig)
+    assert changes(found) == [
+        f"without volume shop (its data stays on {task.node})",
+        f"bay node rm {task.node} --force (it is lost): the volume begins empty elsewhere",
+    ]
+    rig.remove_node(task.node)
+    rig.advance(1.0)
+    assert [t.node for t in rig.live()] == list(found.tried[1].nodes)
