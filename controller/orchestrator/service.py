@@ -217,18 +217,25 @@ def _settle_slot(
     if target is not None and slot.current is not None:
         proven = rollout.proven_at(situation, phase.rollout, target)
         overdue = situation.moving(slot.current) and situation.overdue(slot.current)
-        if phase.keeps_old and not situation.moving(slot.current):
-            pass  # its traffic goes to the new tasks; it stays to switch back to
+        if _stands_aside(situation, phase, slot):
+            pass
         elif overdue or (proven is not None and proven <= now):
             reason = situation.moving(slot.current) or f"replaced by {target.task.name}"
             _retire(situation, slot.number, slot.current, reason, decision)
             slot.current = None
         elif proven is not None:
             decision.wake(proven)
-    if target is None and slot.current is None:
+    if target is None and (slot.current is None or _stands_aside(situation, phase, slot)):
         new = _refill(situation, phase, slot, now, decision)
         if new:
             decision.add(require_service(situation), *new)
+
+
+def _stands_aside(situation: Situation, phase: Phase, slot: _Slot) -> bool:
+    """The slot's old task has no traffic any more and stays to switch back to. It is no part of
+    what happens to the new one."""
+    current = slot.current
+    return current is not None and phase.keeps_old and not situation.moving(current)
 
 
 def _refill(
@@ -332,11 +339,16 @@ def _replace(
         unavailable = 1
     unavailable = budget.bound(situation, unavailable)
     # A task that is only now given up counts until that is written: its node may be back.
-    doubled = sum(1 for s in slots if s.target and (s.current is not None or s.endings))
+    joint: list[_Slot] = []  # with a predecessor that is to go
+    alone: list[_Slot] = []
+    for slot in slots:
+        goes = slot.current is not None and not _stands_aside(situation, phase, slot)
+        (joint if goes else alone).append(slot)
+    doubled = sum(1 for s in joint if s.target) + sum(1 for s in alone if s.target and s.endings)
     uncovered = len(situation.wanted_slots) - sum(1 for s in slots if s.covered)
-    unproven = [s for s in slots if s.current is None and not _proven(situation, phase, s, now)]
+    unproven = [s for s in alone if not _proven(situation, phase, s, now)]
     in_flight = doubled + len(unproven)
-    waiting = [s for s in slots if s.target is None and s.current is not None]
+    waiting = [s for s in joint if s.target is None]
     waiting.sort(key=lambda s: (s.covered, s.number))
     for slot in waiting:
         current = slot.current
