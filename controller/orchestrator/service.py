@@ -177,9 +177,10 @@ def _sort_out(situation: Situation, phase: Phase, number: int, tasks: list[Obser
             gone = leaving if outdated or situation.moving(observed) else staying
             gone.append(observed)
     slot.target = best(staying)
-    slot.current = best(o for o in leaving if phase.keeps_old or phase.gets_traffic(o))
+    standby = best(o for o in leaving if phase.keeps_old and not phase.gets_traffic(o))
+    slot.current = best(o for o in leaving if phase.gets_traffic(o)) or standby
     pair = (slot.target, slot.current)
-    slot.surplus = [o for o in (*staying, *leaving) if o not in pair]
+    slot.surplus = [o for o in (*staying, *leaving) if o not in (*pair, standby)]
     slot.covered = any(o is not None and o.serving and phase.gets_traffic(o) for o in pair)
     return slot
 

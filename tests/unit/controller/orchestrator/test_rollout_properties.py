@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -136,10 +137,13 @@ STOOD_STILL = UpdatePolicy(
     promote_after_s=10.0,
     keep_old_s=8.0,
 )
+# A node was drained; after the switch the one that served there went for one that stood by there.
+WENT_TOO_SOON = replace(STOOD_STILL, max_surge=1, max_unavailable=0, on_failure=OnFailure.ROLLBACK)
 
 
 @settings(max_examples=12, deadline=None)
 @example(replicas=5, policy=STOOD_STILL, seed=427)
+@example(replicas=4, policy=WENT_TOO_SOON, seed=139)
 @given(replicas=st.integers(1, 6), policy=policies(), seed=st.integers(0, 1 << 32))
 def test_bounds_hold_and_it_converges(replicas: int, policy: UpdatePolicy, seed: int) -> None:
     """Never above the surge, never fewer than may be missing by the controller's own doing, never
