@@ -18,10 +18,17 @@ KEY = ("default", "team")
 MIB = 1 << 20
 
 
+def begin(world: World) -> None:
+    """Of every three seeds one has a quota, which limits nothing yet. It is there before anything
+    is placed: what was decided before a quota was made is not held to it."""
+    if world.seed % 3 == 2:
+        _set(world, QuotaSpec(name=KEY[1]))
+
+
 def disturb(world: World, within_s: float) -> None:
-    """Of every three seeds one has a quota now and then. What happens to it is drawn apart, so
-    that the others play what they would without."""
-    if world.seed % 3 != 2:
+    """What happens to the quota is drawn apart, so that seeds without one play what they would
+    otherwise."""
+    if KEY not in world.store.tables.quotas:
         return
     dice = Random(f"quota {world.seed}")
     for _ in range(8):

@@ -83,6 +83,7 @@ def _clocks(before: Tables, after: Tables) -> int:
 
 
 def _setup(world: World) -> None:
+    quotas.begin(world)
     world.apply("web", replicas=4, update=policy(world), disruption=budget(world))
     world.apply("api", replicas=3, checked=True, update=policy(world))
     world.apply("vol", replicas=1, volume=True)
