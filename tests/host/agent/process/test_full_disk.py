@@ -131,7 +131,8 @@ async def test_a_task_whose_log_blocks_waits_for_the_disk(
                 os.kill(status.pid, signal.SIGTERM)  # the first may come before the trap
             await asyncio.sleep(0.1)
     disk.free()
-    assert await _exit_code(machine, "t1") == 0
+    ended = await controller.until_state("t1", "complete", "failed")
+    assert (ended.state.value, ended.exit_code) == ("complete", 0)
     lines = [record.line async for record in logs.read(directory / "log")]
     assert lines == [b"line"] * 40_000
 
