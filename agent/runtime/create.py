@@ -142,9 +142,9 @@ def _spawn(init: Init, sibling: bool, cloner: Cloner | None) -> tuple[int, int]:
         offsets = linux.time_offsets if linux.namespaces.get("time") == "" else None
         if init.joined_mounts:
             init.stdio = opened.enter_context(execute.with_null(init.stdio))
+        if cloner is not None:  # what it could not clone it says itself
+            return cloner(flags, joins, init, cgroup_fd=cgroup_fd, time_offsets=offsets)
         try:
-            if cloner is not None:
-                return cloner(flags, joins, init, cgroup_fd=cgroup_fd, time_offsets=offsets)
             return spawn(
                 flags, joins, init.begin, sibling=sibling, cgroup_fd=cgroup_fd,
                 time_offsets=offsets,

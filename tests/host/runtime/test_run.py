@@ -485,7 +485,8 @@ def test_stats_are_cheap(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     found = cgroups.stats(container.cgroup)
     monkeypatch.undo()
     assert found.pids == 1
-    assert len(set(opened)) == len(opened) <= 12
+    pressure = sum(path.endswith(".pressure") for path in opened)  # on v2, where the kernel has it
+    assert len(set(opened)) == len(opened) <= 12 + pressure
 
 
 def test_command_line(rig: Rig) -> None:

@@ -316,3 +316,14 @@ async def eventually_logs(state: Path, count: int) -> None:
     async with asyncio.timeout(30):
         while len(await log(state, "p")) < count:
             await asyncio.sleep(0.02)
+
+
+async def test_what_the_host_lacks_is_no_fault_of_the_container(
+    shims: Shims, bundle: MakeBundle
+) -> None:
+    """No room for the exit record, as on a full disk: it may be tried again."""
+    directory = bundle("c", "true")
+    (directory / "exit.json.new").mkdir()
+    with pytest.raises(ShimError) as refused:
+        await shims.create("c", directory)
+    assert refused.value.reason == "system"

@@ -10,6 +10,7 @@ from agent.stats import Usage
 from bayplan.model.task import TaskState, TaskStatus
 from tests.host.shim.bundles import CGROUP
 from tests.host.shim.conftest import MakeBundle
+from tests.patience import PATIENCE
 
 
 async def test_figures_of_a_busy_container(shims: Shims, bundle: MakeBundle) -> None:
@@ -41,4 +42,4 @@ async def test_figures_of_a_busy_container(shims: Shims, bundle: MakeBundle) -> 
         begun = time.thread_time()
         usage.read(["busy"])
         took.append(time.thread_time() - begun)
-    assert min(took) < 0.001
+    assert min(took) < 0.001 * PATIENCE  # a guest without hardware's help computes as much slower
