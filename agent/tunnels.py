@@ -376,8 +376,7 @@ async def _input(item: pb.ExecInput, session: ExecSession | Attachment) -> None:
         case "resize":
             await session.resize(item.resize.rows, item.resize.columns)
         case "signal":
-            number = signals.number(item.signal)
-            if number is not None and isinstance(session, ExecSession):
+            if (number := signals.number(item.signal)) is not None:
                 await session.signal(number)
         case _:
             pass

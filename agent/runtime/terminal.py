@@ -14,6 +14,7 @@ from agent.syscalls import mounts, paths
 
 _TIOCSPTLCK = 0x40045431
 _TIOCGPTPEER = 0x5441
+_SIZE_MAX = 0xFFFF
 _PTMX = os.makedev(5, 2)
 
 
@@ -34,8 +35,10 @@ def open_pair(root: int, process: Process) -> tuple[int, int]:
 
 
 def resize(master: int, rows: int, columns: int) -> None:
-    """Tell the terminal its size; its foreground processes get SIGWINCH."""
-    fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+    """Tell the terminal its size, which has 16 bits (ioctl_tty(2)); its foreground processes get
+    SIGWINCH."""
+    size = struct.pack("HHHH", min(rows, _SIZE_MAX), min(columns, _SIZE_MAX), 0, 0)
+    fcntl.ioctl(master, termios.TIOCSWINSZ, size)
 
 
 def bind_console(root: int, slave: int) -> None:

@@ -6,15 +6,13 @@ killed; where the container ends, the kernel ends the process with the pid names
 
 from __future__ import annotations
 
-import fcntl
 import os
 import select
 import signal
-import struct
 import sys
-import termios
 from types import FrameType
 
+from agent.runtime import terminal
 from agent.shim import container, protocol
 from agent.shim.connection import Connection
 from agent.shim.protocol import Message
@@ -164,8 +162,7 @@ class Session:
         message = protocol.parse(payload)
         match message.get("do"):
             case "resize" if self._console is not None:
-                size = struct.pack("4H", int(message["rows"]), int(message["columns"]), 0, 0)
-                fcntl.ioctl(self._console, termios.TIOCSWINSZ, size)
+                terminal.resize(self._console, int(message["rows"]), int(message["columns"]))
             case "signal" if self._status is None:
                 os.kill(self._pid, int(message["signal"]))
 

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import socket
-import struct
-import termios
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 from agent import logs
+from agent.runtime import terminal
 from agent.shim import protocol
 from agent.shim.protocol import Message
 from agent.shims.channel import ANSWER_DEADLINE_S, dial
@@ -79,8 +77,10 @@ class Attachment:
     async def resize(self, rows: int, columns: int) -> None:
         """The terminal's size; nothing without a terminal."""
         if self.terminal and self._input >= 0:
-            size = struct.pack("4H", rows, columns, 0, 0)
-            fcntl.ioctl(self._input, termios.TIOCSWINSZ, size)
+            terminal.resize(self._input, rows, columns)
+
+    async def signal(self, number: int) -> None:
+        """Whoever is attached ends only the attachment; orders are for signals."""
 
     async def wait(self) -> int:
         """The exit code, 128 + the signal where one ended the container. ShimError where that

@@ -46,7 +46,6 @@ from bayplan.model.service import (
 from bayplan.model.validate import SECRET_VALUE_BYTES_MAX, Problem
 from bayplan.model.workload import CronPolicy, JobPolicy, WorkloadKind
 from bayplan.spec.fields import (
-    AffinityFields,
     CronFields,
     DaemonFields,
     DaemonUpdateFields,
@@ -56,7 +55,6 @@ from bayplan.spec.fields import (
     JobFields,
     LogFields,
     MountFields,
-    PlacementFields,
     PortFields,
     QuotaFields,
     ResourceFields,
@@ -65,6 +63,7 @@ from bayplan.spec.fields import (
     TaskFields,
     UpdateFields,
 )
+from bayplan.spec.placing import AffinityFields, PlacementFields
 from bayplan.spec.problems import shorten
 
 

@@ -2,38 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
-from pydantic_core import core_schema
+from pydantic import Field
 
 from bayplan.model.service import (
     LogPolicy,
     NetworkMode,
     OnFailure,
-    PlacementPolicy,
     Protocol,
     RestartCondition,
-    Sticky,
     UpdateStrategy,
     UserNamespace,
 )
 from bayplan.model.workload import Overlap
+from bayplan.spec.forms import (
+    A_TEXT,
+    ONE_OR_MORE_PORTIONS,
+    Fields,
+    Widened,
+    short_form,
+)
+from bayplan.spec.placing import PlacementFields
 from bayplan.spec.scalars import (
     Count,
     CountOrPercentage,
     Cpu,
     Duration,
-    Expression,
     Mode,
     Priority,
     Publish,
     SecretKey,
     Share,
     Size,
-    SpreadKey,
     Switch,
     Text,
     TextList,
@@ -42,55 +43,6 @@ from bayplan.spec.scalars import (
     Words,
     choice,
 )
-
-
-class Fields(BaseModel):
-    """Base: fields that do not exist are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=False)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Widened:
-    """An annotation: `read` turns a short form into the full one; `short` are the JSON Schemas
-    of the short forms."""
-
-    read: Callable[[Any], Any]
-    short: tuple[dict[str, Any], ...]
-
-    def __get_pydantic_core_schema__(
-        self, source: Any, handler: GetCoreSchemaHandler
-    ) -> core_schema.CoreSchema:
-        return core_schema.no_info_before_validator_function(self.read, handler(source))
-
-    def __get_pydantic_json_schema__(
-        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
-        return {"anyOf": [*self.short, handler(schema)]}
-
-
-_SCALAR: dict[str, Any] = {"type": ["string", "number", "boolean"]}
-
-
-def short_form(field: str, schema: dict[str, Any] = _SCALAR) -> Widened:
-    """A scalar in place of the mapping stands for its field `field`."""
-
-    def widen(value: Any) -> Any:
-        return {field: value} if isinstance(value, str | int | float) else value
-
-    return Widened(widen, (schema,))
-
-
-def _as_list(value: Any) -> Any:
-    return value if isinstance(value, list) else [value]
-
-
-_TEXT: dict[str, Any] = {"type": "string"}
-ONE_OR_MORE_TEXTS = Widened(_as_list, (_TEXT,))
-ONE_OR_MORE_PORTIONS = Widened(
-    _as_list, ({"type": "integer", "minimum": 1}, {"type": "string", "pattern": "^[0-9]+%$"})
-)
-ONE_OR_MORE = Widened(_as_list, ({"type": ["string", "object"]},))
 
 
 class EnvFields(Fields):
@@ -193,7 +145,7 @@ class HealthFields(Fields):
     exec: Annotated[ExecCheckFields, EXEC_SHORT] | None = Field(
         default=None, description="run a command in the container; short form: the command"
     )
-    tcp: Annotated[TcpCheckFields, short_form("port", _TEXT)] | None = Field(
+    tcp: Annotated[TcpCheckFields, short_form("port", A_TEXT)] | None = Field(
         default=None, description="open a connection"
     )
     http: HttpCheckFields | None = Field(default=None, description="ask by HTTP")
@@ -252,78 +204,6 @@ class LogFields(Fields):
         default=LogPolicy.DROP,
         description="while the log cannot be written: drop (and count), or block the container",
     )
-
-
-class PreferFields(Fields):
-    """A wish that never makes a task wait; short form: the expression."""
-
-    match: Expression = Field(description="label.disk == ssd")
-    weight: Count = Field(default=50, description="1 to 100")
-
-
-class SpreadFields(Fields):
-    """Spread tasks over the values of a label; short form: the key."""
-
-    over: SpreadKey = Field(description="label.NAME, attr.NAME or node")
-    max_skew: Count = Field(
-        default=0,
-        description="most by which values may differ; 0: as even as can be, never waiting",
-    )
-
-
-class AffinityFields(Fields):
-    """Relation to the tasks of a service; short form: its name, over node, required."""
-
-    service: Text = Field(description="NAME in the same namespace, or NAMESPACE/NAME")
-    over: SpreadKey = Field(
-        default="node", description="what must be equal, or differ: node, label.NAME or attr.NAME"
-    )
-    weight: Count = Field(default=0, description="1 to 100: a wish; left out: required")
-
-
-class TolerationFields(Fields):
-    """A taint that does not keep the tasks off; short form: its key."""
-
-    key: Text = Field(description="key of the taint")
-    value: Text | None = Field(default=None, description="only with this value")
-
-
-class PlacementFields(Fields):
-    """Where tasks may and should run."""
-
-    require: Annotated[list[Expression], ONE_OR_MORE_TEXTS] = Field(
-        default=[], description="expressions over labels and attributes that a node must satisfy"
-    )
-    prefer: Annotated[list[Annotated[PreferFields, short_form("match", _TEXT)]], ONE_OR_MORE] = (
-        Field(default=[], description="expressions that make a node more attractive")
-    )
-    spread: Annotated[list[Annotated[SpreadFields, short_form("over", _TEXT)]], ONE_OR_MORE] = (
-        Field(default=[], description="one spread, or a list of them")
-    )
-    near: Annotated[list[Annotated[AffinityFields, short_form("service", _TEXT)]], ONE_OR_MORE] = (
-        Field(default=[], description="services whose tasks are to be close")
-    )
-    apart: Annotated[list[Annotated[AffinityFields, short_form("service", _TEXT)]], ONE_OR_MORE] = (
-        Field(default=[], description="services whose tasks are to be elsewhere")
-    )
-    distinct: Annotated[list[SpreadKey], ONE_OR_MORE_TEXTS] = Field(
-        default=[], description="at most one task of the service per value: node, label.rack"
-    )
-    tolerate: Annotated[
-        list[Annotated[TolerationFields, short_form("key", _TEXT)]], ONE_OR_MORE
-    ] = Field(default=[], description="taints of nodes that do not keep the tasks off")
-    pool: Text | None = Field(
-        default=None,
-        description="nodes with this value of label.pool; left out: those without; all: any",
-    )
-    policy: Annotated[PlacementPolicy, *choice(PlacementPolicy)] = Field(
-        default=PlacementPolicy.CLUSTER,
-        description="spread, pack (fewest nodes), balance (even load) or cluster (its default)",
-    )
-    sticky: Annotated[Sticky, *choice(Sticky)] = Field(
-        default=Sticky.NO, description="a slot's next task on its last node: no, prefer or require"
-    )
-    gang: Switch = Field(default=False, description="all waiting tasks are placed, or none")
 
 
 class UpdateFields(Fields):

@@ -236,7 +236,9 @@ def _stands_aside(situation: Situation, phase: Phase, slot: _Slot) -> bool:
     """The slot's old task has no traffic any more and stays to switch back to. It is no part of
     what happens to the new one."""
     current = slot.current
-    return current is not None and phase.keeps_old and not situation.moving(current)
+    if current is None or not phase.keeps_old or phase.gets_traffic(current):
+        return False
+    return not situation.moving(current)
 
 
 def _refill(

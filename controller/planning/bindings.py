@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from bayplan.model.node import Device
@@ -53,17 +53,15 @@ def _any_model(inventory: Inventory, request: DeviceRequest) -> Change | None:
     return Change(text, f"model {request.name}", 1.0, _with(other))
 
 
-class _with:  # noqa: N801 (used as a function)
+def _with(request: DeviceRequest) -> Callable[[PendingTask], PendingTask]:
     """The request of the same name is this one."""
 
-    def __init__(self, request: DeviceRequest) -> None:
-        self._request = request
-
-    def __call__(self, pending: PendingTask) -> PendingTask:
-        devices = tuple(
-            self._request if d.name == self._request.name else d for d in pending.template.devices
-        )
+    def change(pending: PendingTask) -> PendingTask:
+        asked = pending.template.devices
+        devices = tuple(request if d.name == request.name else d for d in asked)
         return replace(pending, template=replace(pending.template, devices=devices))
+
+    return change
 
 
 def devices_for(pending: PendingTask, like: tuple[Device, ...]) -> tuple[Device, ...]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from agent.shim.log_writer import dropped
 from agent.shims import Shims
 from tests.host.shim.bundles import waiting_bytes
 from tests.host.shim.conftest import MakeBundle, eventually, next_exit
+from tests.host.small_disk import SmallDisk
 from tests.patience import PATIENCE
 
 UID = "c"
@@ -24,44 +23,27 @@ LINES = 10_000
 WRITE = f"yes {LINE.decode()} | head -n {LINES}"
 
 
-class Disk:
-    """A small file system of its own for one task's log."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        directory.mkdir(parents=True)
-        command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES},mode=700", "bayplan-test"]
-        subprocess.run([*command, str(directory)], check=True, timeout=10)
-
-    def fill(self) -> None:
-        """To the last page."""
-        with (self.directory / "ballast").open("ab", buffering=0) as file:
-            for piece in (1 << 16, 4096):
-                with contextlib.suppress(OSError):
-                    while file.write(b"x" * piece):
-                        pass
-
-    def free(self) -> None:
-        (self.directory / "ballast").unlink()
+class LogDisk(SmallDisk):
+    """One task's log directory."""
 
     def dropped(self) -> tuple[int, int]:
-        return dropped(str(self.directory))
+        return dropped(str(self.mount))
 
     async def lines(self) -> list[bytes]:
-        return [record.line async for record in logs.read(self.directory)]
+        return [record.line async for record in logs.read(self.mount)]
 
 
 @pytest.fixture
-def disk(state: Path) -> Iterator[Disk]:
+def disk(state: Path) -> Iterator[LogDisk]:
     """A full disk. It goes before the task's directory is deleted, which a mount would forbid."""
-    made = Disk(state / "tasks" / UID / "log")
+    made = LogDisk(state / "tasks" / UID / "log", DISK_BYTES)
     made.fill()
     yield made
-    subprocess.run(["umount", "-l", str(made.directory)], check=True, timeout=10)
+    made.unmount()
 
 
 @pytest.fixture
-def full(shims: Shims, disk: Disk) -> Disk:
+def full(shims: Shims, disk: LogDisk) -> LogDisk:
     """In this order, so that the disk goes first."""
     return disk
 
@@ -74,7 +56,7 @@ async def start_blocked(shims: Shims, directory: Path) -> None:
 
 
 async def test_a_container_never_waits_for_a_full_disk(
-    shims: Shims, bundle: MakeBundle, full: Disk
+    shims: Shims, bundle: MakeBundle, full: LogDisk
 ) -> None:
     """By default it writes to its end, and every line that is missing is counted on the disk that
     has no room for one."""
@@ -85,7 +67,7 @@ async def test_a_container_never_waits_for_a_full_disk(
     assert full.dropped() == (LINES, LINES * (len(LINE) + 1))
 
 
-async def test_a_gap_is_told_in_the_log(shims: Shims, bundle: MakeBundle, full: Disk) -> None:
+async def test_a_gap_is_told_in_the_log(shims: Shims, bundle: MakeBundle, full: LogDisk) -> None:
     """Once there is room again the log goes on, with a line where others are missing."""
     script = "echo lost; echo lost; read x; while :; do echo more; sleep 0.1; done"
     await shims.create(UID, bundle(UID, "sh", "-c", script), stdin=True)
@@ -108,7 +90,7 @@ async def test_a_gap_is_told_in_the_log(shims: Shims, bundle: MakeBundle, full: 
 
 
 async def test_a_container_that_waits_for_its_log(
-    shims: Shims, bundle: MakeBundle, full: Disk
+    shims: Shims, bundle: MakeBundle, full: LogDisk
 ) -> None:
     """With `block` it stands still with a full pipe. It can be killed then, which its log pays
     for; else it goes on when there is room, and nothing is missing. Who does not read what an

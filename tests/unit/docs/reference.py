@@ -9,13 +9,14 @@ from pydantic import BaseModel
 
 from bayplan.model.service import Fencing, HealthCheck, RestartPolicy, StopPolicy, UpdatePolicy
 from bayplan.model.workload import CronPolicy, JobPolicy
-from bayplan.spec import fields
+from bayplan.spec import fields, placing
+from bayplan.spec.forms import Fields
 from bayplan.spec.schema import json_schema
 
 MODELS: list[type[BaseModel]] = [
     m
-    for m in vars(fields).values()
-    if isinstance(m, type) and issubclass(m, fields.Fields) and m is not fields.Fields
+    for m in {**vars(fields), **vars(placing)}.values()
+    if isinstance(m, type) and issubclass(m, Fields) and m is not Fields
 ]
 _POLICIES: dict[str, Any] = {
     "HealthFields": HealthCheck,

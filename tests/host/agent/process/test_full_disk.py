@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -23,42 +22,24 @@ from bayplan.model.service import (
 )
 from tests.host.agent.process.scripted import Controller, Machine, an_assignment
 from tests.host.shim.bundles import waiting_bytes
+from tests.host.small_disk import SmallDisk
 from tests.patience import PATIENCE
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(90)]
 DISK_BYTES = 24 << 20
 
 
-class Disk:
-    """A small file system of its own for the state directory."""
-
-    def __init__(self, mount: Path) -> None:
-        self.mount = mount
-        mount.mkdir()
-        command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "bayplan-test", str(mount)]
-        subprocess.run(command, check=True, timeout=10)
-
-    def fill(self) -> None:
-        """To the last byte."""
-        with (self.mount / "ballast").open("ab", buffering=0) as file:
-            for piece in (1 << 20, 4096):
-                with contextlib.suppress(OSError):
-                    while file.write(b"x" * piece):
-                        pass
-
-    def free(self) -> None:
-        (self.mount / "ballast").unlink()
-
-
 @pytest.fixture
-async def disk(tmp_path: Path) -> AsyncIterator[Disk]:
-    made = Disk(tmp_path / "state")
+async def disk(tmp_path: Path) -> AsyncIterator[SmallDisk]:
+    made = SmallDisk(tmp_path / "state", DISK_BYTES)
     yield made
-    subprocess.run(["umount", "-l", str(made.mount)], check=False, timeout=10)
+    made.unmount()
 
 
 @pytest.fixture
-async def machine(controller: Controller, disk: Disk, tmp_path: Path) -> AsyncIterator[Machine]:
+async def machine(
+    controller: Controller, disk: SmallDisk, tmp_path: Path
+) -> AsyncIterator[Machine]:
     made = Machine(tmp_path, controller.authority)
     await controller.start()
     try:
@@ -77,7 +58,7 @@ async def _exit_code(machine: Machine, uid: str) -> int:
 
 
 async def test_a_full_disk_is_told_and_survived(
-    controller: Controller, disk: Disk, machine: Machine
+    controller: Controller, disk: SmallDisk, machine: Machine
 ) -> None:
     """What runs runs on, the end of a container is recorded and told, nothing is acknowledged
     that is not kept; once there is room all goes on by itself."""
@@ -112,7 +93,7 @@ async def test_a_full_disk_is_told_and_survived(
 
 
 async def test_a_task_whose_log_blocks_waits_for_the_disk(
-    controller: Controller, disk: Disk, machine: Machine
+    controller: Controller, disk: SmallDisk, machine: Machine
 ) -> None:
     """What it writes while the disk is full, more than its pipe holds, is in its log later."""
     script = "trap 'yes line | head -n 40000; exit 0' TERM; while :; do sleep 0.1; done"
@@ -138,7 +119,7 @@ async def test_a_task_whose_log_blocks_waits_for_the_disk(
 
 
 async def test_the_end_of_a_container_is_recorded_on_a_full_disk(
-    controller: Controller, disk: Disk, machine: Machine
+    controller: Controller, disk: SmallDisk, machine: Machine
 ) -> None:
     """Also while no agent is there to be told: the room for it was taken before."""
     controller.assignments["t1"] = an_assignment()
