@@ -109,6 +109,8 @@ def test_the_controller_is_away_and_nothing_else_notices(
     spec = a_service("shop", replicas="6", ports="{http: {container: 8080, publish: 8090}}")
     cluster.bay("apply", "-", stdin=spec)
     before = cluster.runs("shop")
+    # A host without a task of it refuses connections.
+    assert {t["task"]["node"] for t in cluster.tasks("shop")} == set(cluster.hosts)
     with load(list(cluster.hosts.values()), 8090) as traffic:
         with away(cluster):
             time.sleep(away_s)
@@ -116,6 +118,8 @@ def test_the_controller_is_away_and_nothing_else_notices(
         for host in cluster.hosts:
             eventually(f"{host} ready", lambda host=host: cluster.node_state(host) == "ready")
         time.sleep(8)  # longer than the grace after which a node would be called lost
+    if traffic.failures:
+        print(cluster.run("events").stdout[-3000:], cluster.run("describe", "shop").stdout)
     assert traffic.failures == []
     assert cluster.runs("shop") == before
     cluster.bay("scale", "shop", "7")
